@@ -1,0 +1,253 @@
+"""The closed lists of DESIGN.md section 2.8: one enum each, with a sentence and a remedy for every member.
+
+Members may be added within a major version of the records; none is renamed or removed.
+"""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """A member of a closed list: its value is what stands in the record."""
+
+    sentence: str
+    remedy: str
+
+    def __new__(cls, value: str, sentence: str, remedy: str = "") -> "Code":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        member.remedy = remedy
+        return member
+
+
+class NoteState(Code):
+    """What a CPU's ``crash_notes`` buffer says (DESIGN.md section 4)."""
+
+    SAVED = "saved", "the buffer holds a whole NT_PRSTATUS note"
+    NOT_SAVED = "not_saved", "the CPU was online and its buffer is empty: it never answered the crash IPI"
+    OFFLINE = "offline", "the CPU was not online and its buffer is empty"
+    INVALID = "invalid", "the buffer holds something that is no whole note"
+    UNREADABLE = "unreadable", "the buffer or the pointer to it cannot be read"
+    NOT_POPULATED = "not_populated", "every buffer is empty, yet the file has notes: its maker does not fill crash_notes"
+
+
+class Evidence(Code):
+    """What ties a note to a CPU, strongest first."""
+
+    CRASH_NOTES = "crash_notes", "the note equals the CPU's own crash_notes buffer"
+    PACA = "paca", "r13 is the PACA of the CPU"
+    CURRENT_TASK = "current_task", "r2 is the task that runs on the CPU"
+    THREAD_INFO_CPU = "thread_info_cpu", "the task in r2 says itself which CPU it runs on"
+    STACK = "stack", "r1 lies in a stack that belongs to this CPU alone"
+    PR_PID = "pr_pid", "the note's pid is that of this CPU's current task alone"
+    NOTE_ORDER = "note_order", "what is left in the file was given to what is left of the CPUs, in order"
+
+
+class NoteMethod(Code):
+    """The weakest means that decided a CPU."""
+
+    CRASH_NOTES = "crash_notes", "every CPU was decided from its own buffer"
+    WITNESSES = "witnesses", "at least one CPU was decided by registers, stack or pid"
+    ORDER = "order", "at least one CPU was decided by the order of the notes"
+    NONE = "none", "no note was given to any CPU"
+
+
+class RegistersFrom(Code):
+    """Where a CPU's registers come from."""
+
+    NOTE = "note", "from the note in the file"
+    CRASH_NOTES = "crash_notes", "from the CPU's buffer: the file lacks that note"
+    HYPERVISOR = "hypervisor", "from a hypervisor's note, taken after the crash"
+    FIRMWARE = "firmware", "from a note made by firmware, taken after the crash"
+    EXCEPTION_FRAME = "exception_frame", "recovered from an exception frame on the stack"
+    DMESG = "dmesg", "recovered from the kernel's log"
+
+
+class TaskFoundBy(Code):
+    """How the task of a CPU was found."""
+
+    RUN_QUEUE = "run_queue", "curr of the CPU's run queue"
+    PACA = "paca", "__current of the CPU's PACA"
+    REGISTER = "register", "the register that holds the current task"
+    IDLE_TASK = "idle_task", "the idle task of an offline CPU"
+
+
+class PanicFoundBy(Code):
+    """How the panicking CPU was found."""
+
+    CRASHING_CPU = "crashing_cpu", "the variable crashing_cpu"
+    PANIC_CPU = "panic_cpu", "the variable panic_cpu"
+    REGISTERS = "registers", "the only CPU whose stack is in the crash path"
+    DMESG = "dmesg", "the kernel's log"
+
+
+class CpuMode(Code):
+    """What a CPU was executing."""
+
+    KERNEL = "kernel", "kernel code"
+    USER = "user", "a process in user mode"
+    FIRMWARE = "firmware", "firmware (RTAS, OPAL)"
+
+
+class Trust(Code):
+    """How sure a frame is."""
+
+    REGISTERS = "registers", "the instruction pointer of a saved CPU"
+    LINK_REGISTER = "link_register", "the return address was still in LR"
+    BACK_CHAIN = "back_chain", "the saved LR of a frame of the back chain"
+    EXCEPTION = "exception", "the interrupted context in an exception frame"
+    CALLEE = "callee", "inferred: a function without a frame"
+    SCAN = "scan", "found by scanning the stack"
+
+
+class StackKind(Code):
+    """The stack that a frame's stack pointer lies in."""
+
+    TASK = "task", "the task's own kernel stack"
+    HARDIRQ = "hardirq", "the CPU's hard interrupt stack"
+    SOFTIRQ = "softirq", "the CPU's soft interrupt stack"
+    CRITICAL = "critical", "the CPU's critical interrupt stack (BookE)"
+    DEBUG = "debug", "the CPU's debug interrupt stack (BookE)"
+    EMERGENCY = "emergency", "the CPU's emergency stack"
+    NMI = "nmi", "the CPU's NMI stack"
+    MACHINE_CHECK = "machine_check", "the CPU's machine check stack"
+    UNKNOWN = "unknown", "none of the CPU's own stacks"
+
+
+class StopReason(Code):
+    """Why a stack ends where it ends."""
+
+    USER_MODE = "user_mode", "the next context is a process in user mode"
+    END_OF_STACK = "end_of_stack", "back chain 0"
+    THREAD_START = "thread_start", "back chain 0 below the function that starts a thread"
+    FIRMWARE = "firmware", "the stack pointer lies in firmware"
+    VECTOR_ENTRY = "vector_entry", "first instruction of a vector: the stack pointer is still the user's"
+    LEFT_KNOWN_STACKS = "left_known_stacks", "the stack pointer is in none of the CPU's stacks and no call site proves the step"
+    NOT_CODE = "not_code", "the return address is not in kernel or module text"
+    NOT_ASCENDING = "not_ascending", "the back chain goes down"
+    UNALIGNED = "unaligned", "the stack pointer is not aligned"
+    CYCLE = "cycle", "the back chain points to a frame that was passed already"
+    UNREADABLE = "unreadable", "the stack's memory cannot be read"
+    LIMIT = "limit", "more frames than the limit"
+
+
+class DiagnosisCode(Code):
+    """Why a CPU saved no note, or what it was doing."""
+
+    INTERRUPTS_OFF = "interrupts_off", "it ran with interrupts disabled"
+    SPINNING_ON_LOCK = "spinning_on_lock", "it spun on a lock"
+    SKIPPED_BY_KERNEL = "skipped_by_kernel", "this kernel saves no note of idle tasks"
+    IN_FIRMWARE = "in_firmware", "it was in firmware"
+    IN_NMI = "in_nmi", "it was in an NMI"
+    OFFLINE = "offline", "it was offline"
+    PANICKED_TOO = "panicked_too", "it panicked at the same time"
+    NOT_SCHEDULED = "not_scheduled", "the hypervisor did not run it"
+    UNKNOWN = "unknown", "the dump does not tell"
+
+
+class SymbolNames(Code):
+    """Where names come from."""
+
+    VMLINUX = "vmlinux", "the symbol table of a vmlinux"
+    KALLSYMS = "kallsyms", "the dump's own kallsyms"
+    SYSTEM_MAP = "system_map", "a System.map"
+    NONE = "none", "no names"
+
+
+class SymbolLayouts(Code):
+    """Where struct layouts come from."""
+
+    DWARF = "dwarf", "DWARF of a vmlinux"
+    BTF = "btf", "BTF of a vmlinux or of the dump"
+    NONE = "none", "no layouts"
+
+
+class MatchedBy(Code):
+    """How the symbols were shown to belong to the dump."""
+
+    BUILD_ID = "build_id", "equal build ids"
+    BANNER = "banner", "equal banners"
+    ADDRESSES = "addresses", "equal addresses and release"
+    DUMP_ITSELF = "dump_itself", "they come out of the dump"
+
+
+class WarningCode(Code):
+    """What a report could not know, or knew only by weaker means."""
+
+    NOTE_NOT_SAVED = "note_not_saved", "the CPU never saved its note", "look at what the CPU was doing: lost notes often name the culprit"
+    NOTE_INVALID = "note_invalid", "the CPU's buffer holds no whole note", "the CPU was interrupted while it saved, or memory is corrupt"
+    NOTE_MISSING_FROM_FILE = (
+        "note_missing_from_file",
+        "the CPU's buffer holds a note that the file lacks",
+        "none: the registers come from the buffer",
+    )
+    CRASH_NOTES_UNREADABLE = (
+        "crash_notes_unreadable",
+        "a crash_notes buffer, or the pointer to them, cannot be read",
+        "the weaker witnesses decide; dump with a lower dump level",
+    )
+    NOTE_ORDER_USED = "note_order_used", "notes were given to CPUs by their order in the file", "do not rely on which CPU is which"
+    NOTE_UNASSIGNED = "note_unassigned", "a note could not be shown to belong to any CPU", "see unassigned_notes"
+    NOTE_EVIDENCE_CONFLICT = "note_evidence_conflict", "two witnesses contradict each other", "the stronger one was followed; both are named"
+    NOTE_COUNT_MISMATCH = "note_count_mismatch", "the kernel's own count of CPUs that answered differs", "see the log"
+    CPUS_UNKNOWN = "cpus_unknown", "the mask of possible CPUs cannot be read", "give the matching vmlinux, or a complete dump"
+    SYMBOLS_MISSING = "symbols_missing", "no symbols for this kernel build", "give the vmlinux with --symbols"
+    SYMBOLS_MISMATCH = "symbols_mismatch", "the given symbols are of another kernel build", "give the vmlinux of the build id named"
+    LAYOUTS_MISSING = "layouts_missing", "the symbols carry no struct layouts", "give a vmlinux with DWARF or BTF"
+    DUMP_INCOMPLETE = "dump_incomplete", "the dump is cut off or its writer ran out of space", "copy the dump again"
+    PAGES_UNREADABLE = "pages_unreadable", "pages that were needed cannot be read", "the dump is damaged"
+    PART_MISSING = "part_missing", "a part of a split dump is missing or broken", "put all parts into one folder"
+    STACK_CUT = "stack_cut", "a stack could not be followed to its end", "see its stop_reason"
+    TRACE_DIFFERS = "trace_differs", "the kernel's own trace differs", "see the log"
+    COSTLY_INPUT = "costly_input", "the dump had to be searched", "none"
+    BUDGET_REACHED = "budget_reached", "a limit of the analysis was reached", "raise the limit"
+
+
+class FailureCode(Code):
+    """Why an input has no report."""
+
+    EMPTY = "empty", "the file is empty", "the copy failed: copy it again"
+    NOT_REGULAR = "not_regular", "the path is not a regular file", "name a dump file, or a folder of them"
+    IO_ERROR = "io_error", "the file cannot be read", "check that it exists and may be read"
+    UNKNOWN_FORMAT = "unknown_format", "the file is no crash dump that is known here", "name a kdump, flattened or ELF vmcore"
+    TRUNCATED = "truncated", "the file ends before its headers or notes do", "the copy was cut: copy it again"
+    MALFORMED = "malformed", "the file contradicts itself", "make the dump anew"
+    UNSUPPORTED = "unsupported", "the file is known but not supported", "convert it with makedumpfile"
+    INPUT_CHANGED = "input_changed", "the file changed since it was listed", "run again when it is complete"
+    BUDGET_EXCEEDED = "budget_exceeded", "the dump asks for more than the limits allow", "raise the limit, or distrust the file"
+    DEADLINE = "deadline", "the analysis took longer than its deadline", "raise the deadline"
+    OUT_OF_MEMORY = "out_of_memory", "the analysis needed more memory than its limit", "raise the limit"
+    WORKER_KILLED = "worker_killed", "the process that analysed the dump died", "look at the machine's log (out of memory killer?)"
+    INTERNAL_ERROR = "internal_error", "a defect of crashbeam", "report it, with a trimmed dump"
+
+
+class Stage(Code):
+    """The step that a failed input was in."""
+
+    OPEN = "open", "opening the file"
+    HEADERS = "headers", "reading its headers"
+    SYMBOLS = "symbols", "finding the kernel's symbols"
+    NOTES = "notes", "mapping notes to CPUs"
+    STACKS = "stacks", "unwinding"
+    REPORT = "report", "building the report"
+
+
+CLOSED_LISTS: tuple[type[Code], ...] = (
+    NoteState,
+    Evidence,
+    NoteMethod,
+    RegistersFrom,
+    TaskFoundBy,
+    PanicFoundBy,
+    CpuMode,
+    Trust,
+    StackKind,
+    StopReason,
+    DiagnosisCode,
+    SymbolNames,
+    SymbolLayouts,
+    MatchedBy,
+    WarningCode,
+    FailureCode,
+    Stage,
+)

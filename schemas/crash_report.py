@@ -1,0 +1,265 @@
+"""The CrashReport record (DESIGN.md sections 2.1 to 2.4): what crashbeam knows of one crash.
+
+Addresses and registers are lower-case hex strings of the word size without ``0x``; counts and sizes are integers; times are
+RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
+"""
+
+from dataclasses import dataclass
+
+from crashbeam.schemas.codes import (
+    CpuMode,
+    DiagnosisCode,
+    Evidence,
+    MatchedBy,
+    NoteMethod,
+    NoteState,
+    PanicFoundBy,
+    RegistersFrom,
+    StackKind,
+    StopReason,
+    SymbolLayouts,
+    SymbolNames,
+    TaskFoundBy,
+    Trust,
+    WarningCode,
+)
+from crashbeam.schemas.privacy import Internal, Personal, Public
+
+CRASH_REPORT = "crashbeam.crash_report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file, or the files of a split set, that a record was made from."""
+
+    uri: Personal[str]
+    parts: Personal[tuple[str, ...]]
+    size_bytes: Public[int | None]
+    modified: Internal[str | None]
+    container: Public[str | None] = None
+    wrapping: Public[tuple[str, ...]] = ()
+    header_version: Public[int | None] = None
+    written_by: Public[str | None] = None
+    page_codecs: Public[tuple[str, ...]] = ()
+    complete: Public[bool | None] = None
+    incomplete_reason: Public[str | None] = None
+    dump_level: Public[int | None] = None
+    quirks: Public[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """Where names and layouts came from, and how they were shown to fit."""
+
+    names: Public[SymbolNames]
+    layouts: Public[SymbolLayouts]
+    lines: Public[bool]
+    matched_by: Public[MatchedBy | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The kernel that crashed."""
+
+    release: Internal[str | None]
+    banner: Internal[str | None]
+    build_id: Internal[str | None]
+    arch: Public[str | None]
+    page_size: Public[int | None]
+    machine: Public[str | None]
+    symbols: Public[Symbols]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuMasks:
+    """The kernel's CPU masks as lists of CPU numbers."""
+
+    possible: Public[tuple[int, ...] | None]
+    present: Public[tuple[int, ...] | None]
+    online: Public[tuple[int, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """The kernel's taint flags."""
+
+    mask: Public[int]
+    letters: Public[str]
+    before_crash: Public[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The machine that crashed."""
+
+    nodename: Personal[str | None]
+    crash_time: Internal[str | None]
+    uptime_seconds: Public[int | None]
+    cpus: Public[CpuMasks]
+    memory_bytes: Public[int | None]
+    hardware: Internal[str | None]
+    taint: Public[Taint | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Panic:
+    """Who panicked, and of what."""
+
+    cpu: Public[int | None]
+    pid: Public[int | None]
+    comm: Personal[str | None]
+    task: Internal[str | None]
+    title: Internal[str | None]
+    alternative_titles: Internal[tuple[str, ...]]
+    message: Personal[str | None]
+    found_by: Public[PanicFoundBy | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """The NT_PRSTATUS notes of the file against the CPUs of the kernel."""
+
+    in_file: Public[int]
+    saved: Public[int]
+    not_saved: Public[int]
+    unassigned: Public[int]
+    method: Public[NoteMethod]
+    order_would_mislead: Public[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionFrame:
+    """The exception that interrupted a frame: its ``pt_regs`` as they lie on the stack."""
+
+    vector: Public[str]
+    name: Public[str | None]
+    registers: Internal[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Inlined:
+    """A function inlined at a frame's address."""
+
+    function: Public[str]
+    file: Internal[str | None]
+    line: Public[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """Where a frame's address is in the kernel's source."""
+
+    file: Internal[str]
+    line: Public[int]
+    inlined: Public[tuple[Inlined, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a stack, innermost first (DESIGN.md section 2.3)."""
+
+    level: Public[int]
+    stack_pointer: Internal[str]
+    address: Internal[str]
+    symbol: Public[str | None]
+    offset: Public[int | None]
+    module: Public[str | None]
+    trust: Public[Trust]
+    may_have_returned: Public[bool]
+    on: Public[StackKind]
+    exception: Public[ExceptionFrame | None]
+    source: Public[SourceLine | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """An unwound stack."""
+
+    frames: Public[tuple[Frame, ...]]
+    stop_reason: Public[StopReason | None]
+    recovered: Public[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuNote:
+    """What became of a CPU's note."""
+
+    state: Public[NoteState]
+    index: Public[int | None]
+    evidence: Public[tuple[Evidence, ...]]
+    pid: Public[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The task that ran on a CPU."""
+
+    address: Internal[str]
+    pid: Public[int | None]
+    comm: Personal[str | None]
+    found_by: Public[TaskFoundBy]
+    stack_base: Internal[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a CPU did not answer, or what it was doing."""
+
+    code: Public[DiagnosisCode]
+    message: Internal[str]
+    facts: Internal[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """One possible CPU (DESIGN.md section 2.2)."""
+
+    cpu: Public[int]
+    online: Public[bool | None]
+    note: Public[CpuNote]
+    registers_from: Public[RegistersFrom | None]
+    task: Public[Task | None]
+    mode: Public[CpuMode | None]
+    registers: Internal[dict[str, str] | None]
+    stack: Public[Stack]
+    diagnosis: Public[tuple[Diagnosis, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class UnassignedNote:
+    """A note of the file that no CPU could be shown to own."""
+
+    index: Public[int]
+    pid: Public[int]
+    mode: Public[CpuMode]
+    registers: Internal[dict[str, str]]
+    stack: Public[Stack]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWarning:
+    """What could not be known, or only by weaker means."""
+
+    code: Public[WarningCode]
+    cpu: Public[int | None]
+    message: Internal[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CrashReport:
+    """Everything that crashbeam knows of one crash: a pure function of the dump, the symbols and the options."""
+
+    schema: Public[str]
+    input_id: Public[str]
+    crash_id: Public[str | None]
+    source: Public[Source]
+    kernel: Public[Kernel]
+    system: Public[System]
+    panic: Public[Panic]
+    notes: Public[Notes]
+    cpus: Public[tuple[Cpu, ...]]
+    unassigned_notes: Public[tuple[UnassignedNote, ...]]
+    signature: Public[None]
+    dmesg: Public[None]
+    quirks: Public[tuple[str, ...]]
+    warnings: Public[tuple[ReportWarning, ...]]
