@@ -12,7 +12,7 @@ class Code(StrEnum):
     sentence: str
     remedy: str
 
-    def __new__(cls, value: str, sentence: str, remedy: str = "") -> "Code":
+    def __new__(cls, value: str, sentence: str = "", remedy: str = "") -> "Code":
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -28,7 +28,10 @@ class NoteState(Code):
     OFFLINE = "offline", "the CPU was not online and its buffer is empty"
     INVALID = "invalid", "the buffer holds something that is no whole note"
     UNREADABLE = "unreadable", "the buffer or the pointer to it cannot be read"
-    NOT_POPULATED = "not_populated", "every buffer is empty, yet the file has notes: its maker does not fill crash_notes"
+    NOT_POPULATED = (
+        "not_populated",
+        "every buffer is empty, yet the file has notes: its maker does not fill crash_notes",
+    )
 
 
 class Evidence(Code):
@@ -122,7 +125,10 @@ class StopReason(Code):
     THREAD_START = "thread_start", "back chain 0 below the function that starts a thread"
     FIRMWARE = "firmware", "the stack pointer lies in firmware"
     VECTOR_ENTRY = "vector_entry", "first instruction of a vector: the stack pointer is still the user's"
-    LEFT_KNOWN_STACKS = "left_known_stacks", "the stack pointer is in none of the CPU's stacks and no call site proves the step"
+    LEFT_KNOWN_STACKS = (
+        "left_known_stacks",
+        "the stack pointer is in none of the CPU's stacks and no call site proves the step",
+    )
     NOT_CODE = "not_code", "the return address is not in kernel or module text"
     NOT_ASCENDING = "not_ascending", "the back chain goes down"
     UNALIGNED = "unaligned", "the stack pointer is not aligned"
@@ -174,8 +180,16 @@ class MatchedBy(Code):
 class WarningCode(Code):
     """What a report could not know, or knew only by weaker means."""
 
-    NOTE_NOT_SAVED = "note_not_saved", "the CPU never saved its note", "look at what the CPU was doing: lost notes often name the culprit"
-    NOTE_INVALID = "note_invalid", "the CPU's buffer holds no whole note", "the CPU was interrupted while it saved, or memory is corrupt"
+    NOTE_NOT_SAVED = (
+        "note_not_saved",
+        "the CPU never saved its note",
+        "look at what the CPU was doing: lost notes often name the culprit",
+    )
+    NOTE_INVALID = (
+        "note_invalid",
+        "the CPU's buffer holds no whole note",
+        "the CPU was interrupted while it saved, or memory is corrupt",
+    )
     NOTE_MISSING_FROM_FILE = (
         "note_missing_from_file",
         "the CPU's buffer holds a note that the file lacks",
@@ -186,13 +200,29 @@ class WarningCode(Code):
         "a crash_notes buffer, or the pointer to them, cannot be read",
         "the weaker witnesses decide; dump with a lower dump level",
     )
-    NOTE_ORDER_USED = "note_order_used", "notes were given to CPUs by their order in the file", "do not rely on which CPU is which"
+    NOTE_ORDER_USED = (
+        "note_order_used",
+        "notes were given to CPUs by their order in the file",
+        "do not rely on which CPU is which",
+    )
     NOTE_UNASSIGNED = "note_unassigned", "a note could not be shown to belong to any CPU", "see unassigned_notes"
-    NOTE_EVIDENCE_CONFLICT = "note_evidence_conflict", "two witnesses contradict each other", "the stronger one was followed; both are named"
+    NOTE_EVIDENCE_CONFLICT = (
+        "note_evidence_conflict",
+        "two witnesses contradict each other",
+        "the stronger one was followed; both are named",
+    )
     NOTE_COUNT_MISMATCH = "note_count_mismatch", "the kernel's own count of CPUs that answered differs", "see the log"
-    CPUS_UNKNOWN = "cpus_unknown", "the mask of possible CPUs cannot be read", "give the matching vmlinux, or a complete dump"
+    CPUS_UNKNOWN = (
+        "cpus_unknown",
+        "the mask of possible CPUs cannot be read",
+        "give the matching vmlinux, or a complete dump",
+    )
     SYMBOLS_MISSING = "symbols_missing", "no symbols for this kernel build", "give the vmlinux with --symbols"
-    SYMBOLS_MISMATCH = "symbols_mismatch", "the given symbols are of another kernel build", "give the vmlinux of the build id named"
+    SYMBOLS_MISMATCH = (
+        "symbols_mismatch",
+        "the given symbols are of another kernel build",
+        "give the vmlinux of the build id named",
+    )
     LAYOUTS_MISSING = "layouts_missing", "the symbols carry no struct layouts", "give a vmlinux with DWARF or BTF"
     DUMP_INCOMPLETE = "dump_incomplete", "the dump is cut off or its writer ran out of space", "copy the dump again"
     PAGES_UNREADABLE = "pages_unreadable", "pages that were needed cannot be read", "the dump is damaged"
@@ -209,15 +239,27 @@ class FailureCode(Code):
     EMPTY = "empty", "the file is empty", "the copy failed: copy it again"
     NOT_REGULAR = "not_regular", "the path is not a regular file", "name a dump file, or a folder of them"
     IO_ERROR = "io_error", "the file cannot be read", "check that it exists and may be read"
-    UNKNOWN_FORMAT = "unknown_format", "the file is no crash dump that is known here", "name a kdump, flattened or ELF vmcore"
+    UNKNOWN_FORMAT = (
+        "unknown_format",
+        "the file is no crash dump that is known here",
+        "name a kdump, flattened or ELF vmcore",
+    )
     TRUNCATED = "truncated", "the file ends before its headers or notes do", "the copy was cut: copy it again"
     MALFORMED = "malformed", "the file contradicts itself", "make the dump anew"
     UNSUPPORTED = "unsupported", "the file is known but not supported", "convert it with makedumpfile"
     INPUT_CHANGED = "input_changed", "the file changed since it was listed", "run again when it is complete"
-    BUDGET_EXCEEDED = "budget_exceeded", "the dump asks for more than the limits allow", "raise the limit, or distrust the file"
+    BUDGET_EXCEEDED = (
+        "budget_exceeded",
+        "the dump asks for more than the limits allow",
+        "raise the limit, or distrust the file",
+    )
     DEADLINE = "deadline", "the analysis took longer than its deadline", "raise the deadline"
     OUT_OF_MEMORY = "out_of_memory", "the analysis needed more memory than its limit", "raise the limit"
-    WORKER_KILLED = "worker_killed", "the process that analysed the dump died", "look at the machine's log (out of memory killer?)"
+    WORKER_KILLED = (
+        "worker_killed",
+        "the process that analysed the dump died",
+        "look at the machine's log (out of memory killer?)",
+    )
     INTERNAL_ERROR = "internal_error", "a defect of crashbeam", "report it, with a trimmed dump"
 
 

@@ -1,7 +1,7 @@
 """The CrashReport record (DESIGN.md sections 2.1 to 2.4): what crashbeam knows of one crash.
 
-Addresses and registers are lower-case hex strings of the word size without ``0x``; counts and sizes are integers; times are
-RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
+Addresses and registers are lower-case hex strings of the word size without ``0x``; counts and sizes are integers; times
+are RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from crashbeam.schemas.codes import (
     WarningCode,
 )
 from crashbeam.schemas.privacy import Internal, Personal, Public
+from crashbeam.schemas.words import Digest, HexDigits, Word
 
 CRASH_REPORT = "crashbeam.crash_report/1"
 
@@ -108,7 +109,7 @@ class Panic:
     cpu: Public[int | None]
     pid: Public[int | None]
     comm: Personal[str | None]
-    task: Internal[str | None]
+    task: Internal[Word | None]
     title: Internal[str | None]
     alternative_titles: Internal[tuple[str, ...]]
     message: Personal[str | None]
@@ -131,9 +132,9 @@ class Notes:
 class ExceptionFrame:
     """The exception that interrupted a frame: its ``pt_regs`` as they lie on the stack."""
 
-    vector: Public[str]
+    vector: Public[HexDigits]
     name: Public[str | None]
-    registers: Internal[dict[str, str]]
+    registers: Internal[dict[str, Word]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,8 @@ class Frame:
     """One frame of a stack, innermost first (DESIGN.md section 2.3)."""
 
     level: Public[int]
-    stack_pointer: Internal[str]
-    address: Internal[str]
+    stack_pointer: Internal[Word]
+    address: Internal[Word]
     symbol: Public[str | None]
     offset: Public[int | None]
     module: Public[str | None]
@@ -194,11 +195,11 @@ class CpuNote:
 class Task:
     """The task that ran on a CPU."""
 
-    address: Internal[str]
+    address: Internal[Word]
     pid: Public[int | None]
     comm: Personal[str | None]
     found_by: Public[TaskFoundBy]
-    stack_base: Internal[str | None]
+    stack_base: Internal[Word | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,7 @@ class Cpu:
     registers_from: Public[RegistersFrom | None]
     task: Public[Task | None]
     mode: Public[CpuMode | None]
-    registers: Internal[dict[str, str] | None]
+    registers: Internal[dict[str, Word] | None]
     stack: Public[Stack]
     diagnosis: Public[tuple[Diagnosis, ...]]
 
@@ -232,7 +233,7 @@ class UnassignedNote:
     index: Public[int]
     pid: Public[int]
     mode: Public[CpuMode]
-    registers: Internal[dict[str, str]]
+    registers: Internal[dict[str, Word]]
     stack: Public[Stack]
 
 
@@ -250,8 +251,8 @@ class CrashReport:
     """Everything that crashbeam knows of one crash: a pure function of the dump, the symbols and the options."""
 
     schema: Public[str]
-    input_id: Public[str]
-    crash_id: Public[str | None]
+    input_id: Public[Digest]
+    crash_id: Public[Digest | None]
     source: Public[Source]
     kernel: Public[Kernel]
     system: Public[System]

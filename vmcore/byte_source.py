@@ -30,6 +30,10 @@ class ByteSource(Protocol):
         """The bytes at ``offset``: fewer than asked for, or none, at the end of the source. Raises SourceError."""
         ...
 
+    def close(self) -> None:
+        """Closes what is held open; a second call does nothing."""
+        ...
+
 
 class BufferSource:
     """A dump in memory."""
@@ -42,6 +46,9 @@ class BufferSource:
     def read(self, offset: int, size_bytes: int) -> bytes:
         """The bytes at ``offset``, fewer at the end."""
         return self._data[offset : offset + size_bytes]
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 class FileSource:

@@ -73,7 +73,8 @@ class PageError(VmcoreError):
     """A page of physical memory that cannot be read; ``status`` tells why."""
 
     def __init__(self, message: str, *, status: PageStatus, **facts: int | str) -> None:
-        super().__init__(message, **facts)
+        super().__init__(message)
+        self.facts = facts
         self.status = status
 
 

@@ -6,7 +6,10 @@ no profile and no page is held: a stage that finds itself in another process ope
 
 from dataclasses import dataclass
 
-from crashbeam.schemas.codes import FailureCode, Stage
+from crashbeam.schemas.codes import FailureCode, NoteMethod, Stage
+from crashbeam.schemas.crash_report import Kernel, Panic, ReportWarning, Source, Stack, System
+from crashbeam.vmcore.note_map import CpuNoteMap, FileNote
+from crashbeam.vmcore.tasks import CurrentTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,68 @@ class Failed:
     message: str
     hint: str
     facts: dict[str, int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class PagesMet:
+    """What the pages read so far have shown: their codecs, and the numbers of those that could not be read as they are."""
+
+    codecs: frozenset[str] = frozenset()
+    unreadable: frozenset[int] = frozenset()
+    zeros_assumed: frozenset[int] = frozenset()
+
+    def joined(self, other: "PagesMet") -> "PagesMet":
+        """Both together."""
+        return PagesMet(
+            self.codecs | other.codecs, self.unreadable | other.unreadable, self.zeros_assumed | other.zeros_assumed
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the headers of a dump and the kernel in it say of themselves."""
+
+    input: DumpInput
+    source: Source
+    crash_id: str | None
+    kernel: Kernel
+    system: System
+    warnings: tuple[ReportWarning, ...]
+    pages: PagesMet
+
+
+@dataclass(frozen=True, slots=True)
+class MappedCpu:
+    """One possible CPU with its note and its task."""
+
+    cpu: int
+    online: bool | None
+    note: CpuNoteMap
+    task: CurrentTask | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Whose each note is."""
+
+    opened: Opened
+    notes_in_file: int
+    cpus: tuple[MappedCpu, ...]
+    unassigned: tuple[FileNote, ...]
+    method: NoteMethod
+    order_would_mislead: bool
+    panic: Panic
+    warnings: tuple[ReportWarning, ...]
+    pages: PagesMet
+
+
+@dataclass(frozen=True, slots=True)
+class Unwound:
+    """The stacks: one for each CPU of ``mapped``, and one for each unassigned note, in the same order."""
+
+    mapped: Mapped
+    stacks: tuple[Stack, ...]
+    unassigned_stacks: tuple[Stack, ...]
+    quirks: tuple[str, ...]
+    warnings: tuple[ReportWarning, ...]
+    pages: PagesMet

@@ -28,7 +28,7 @@ class ContainerFacts:
 
     ``byte_order`` is that of headers and notes; ``word_bytes`` that of the dumped kernel as far as the headers tell (4 or 8).
     ``notes`` holds the ELF note segments, one after another; ``vmcoreinfo`` the text of the VMCOREINFO note, or ``None``.
-    ``note_problem`` says why notes could not all be read.
+    ``missing_parts`` names the page ranges and broken files of a split set that could not be had.
     """
 
     container: str

@@ -1,0 +1,88 @@
+"""What differs between 32-bit and 64-bit PowerPC, as one table each; everything above asks the table, never which one it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from crashbeam.schemas.codes import StackKind
+from crashbeam.vmcore.arch.code import Instruction
+from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
+from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
+
+MSR_PROBLEM_STATE = 0x4000
+"""MSR[PR]: the registers are a user process'. The same bit in every PowerPC (Power ISA book III, MSR)."""
+
+
+class Layouts(Protocol):
+    """What an architecture asks of the kernel's symbols: addresses of variables, sizes of types."""
+
+    def address_of(self, name: str) -> int | None:
+        """The address of a variable, or ``None``."""
+        ...
+
+    def size_of(self, struct: str) -> int | None:
+        """The size of a struct or typedef in bytes, or ``None``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """The kernel's direct map: physical address = virtual address - ``offset`` for ``start`` <= virtual < ``end``."""
+
+    offset: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFormat:
+    """Where an ``elf_prstatus`` of one size keeps pid and registers (byte offsets)."""
+
+    pid_at: int
+    registers_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackArray:
+    """A kernel array of per-CPU stacks: a pointer to the lowest address for each CPU."""
+
+    variable: str
+    kind: StackKind
+    by_hardware_id: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One PowerPC architecture (``reference``: Linux arch/powerpc, asm/ptrace.h, asm/elf.h, the ELF ABI supplements).
+
+    ``registers`` names the words of ``pr_reg`` and ``pt_regs`` in order. ``lr_slot`` is the LR save word of a frame;
+    ``exception_places`` are (marker, pt_regs) offsets from an exception frame's stack pointer; ``switch_offsets`` how far
+    below the end of an interrupt stack its first frame lies. ``vectors`` has names by trap word, raw words before masked ones.
+    """
+
+    name: str
+    word_bytes: int
+    notes: Mapping[int, NoteFormat]
+    kernel_note_bytes: int
+    registers: tuple[str, ...]
+    lr_slot: int
+    stack_alignment: int
+    exception_places: tuple[tuple[int, int], ...]
+    markers: frozenset[int]
+    switch_offsets: tuple[int, ...]
+    vectors: Mapping[int, str]
+    stack_arrays: tuple[StackArray, ...]
+    default_thread_bytes: int
+    decode: Callable[[int], Instruction]
+    find_linear_map: Callable[[PhysicalMemory, Vmcoreinfo, str], LinearMap | None]
+    bound_linear_map: Callable[[LinearMap, Layouts, KernelMemory], LinearMap]
+    page_walk: Callable[[LinearMap, Layouts, KernelMemory, int], Callable[[int], int] | None]
+    task_register: int
+
+    def vector_name(self, trap: int) -> str | None:
+        """The exception's name of a trap word, or ``None`` for one that the architecture does not have."""
+        return self.vectors.get(trap) or self.vectors.get(trap & ~0xF)
+
+    def hexadecimal(self, value: int) -> str:
+        """An address or register as it stands in a report."""
+        return f"{value:0{2 * self.word_bytes}x}"

@@ -1,0 +1,438 @@
+"""Where a function keeps its return address at one of its instructions, by data flow over its own words.
+
+A saved NIP may lie before the prologue stored LR, in a shrink-wrapped body that never stores it, or behind an epilogue that
+loaded it back. Looking at the first instructions, or at any store before NIP, gives wrong callers; so the few facts that
+matter are followed along every path from the entry:
+
+    depth       bytes that r1 lies below its value at entry
+    slot        the LR save word of the caller's frame (entry r1 + 4, 64 bit: + 16) holds the return address
+    holders     the registers (LR among them) that hold it
+
+Edges have three strengths. A call may not return (``panic()``), a trap seldom does (``BUG()``; ``WARN()`` does): what they
+say of the next instruction is believed only where no stronger edge arrives.
+
+Encodings: Power ISA 3.1 book I; the save areas: the 32-bit and 64-bit ELF ABI supplements, "stack frame".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+LR = 1 << 32
+"""The bit of LR in a set of holders; bit n is GPR n."""
+_VOLATILE = 1 | 0x1FF8
+"""r0 and r3 to r12: a call may write them (r2 and r13 are never written by compiled code)."""
+_MAX_FUNCTION_WORDS = 32768
+"""The longest function that is followed (128 KiB of text); the longest of the corpus' kernels has 7,000 words."""
+_PROLOGUE_WORDS = 8
+"""A call of the profiler (``_mcount``, ``ftrace_caller``) stands within these."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnAddress:
+    """What is known of a function's return address before one of its instructions.
+
+    ``has_frame``: r1 points to the function's own frame, whose back chain word is the caller's frame. ``in_lr``: LR holds the
+    return address, and the word in memory may be stale. ``in_slot``: the caller's LR save word holds it. ``in_register``: a
+    GPR that holds it, if neither does. ``switched``: r1 is on another stack than at entry.
+    """
+
+    has_frame: bool
+    in_lr: bool
+    in_slot: bool
+    in_register: int | None = None
+    switched: bool = False
+
+
+class Kind(IntEnum):
+    """What an instruction does to r1, LR and the save slot."""
+
+    PLAIN = 0
+    BRANCH = 1
+    CONDITIONAL = 2
+    CALL = 3
+    LEAVE = 4
+    TABLE = 5
+    TRAP = 6
+    ALLOCATE = 7
+    ALLOCATE_INDEXED = 8
+    MOVE_STACK = 9
+    LOAD_STACK = 10
+    ADD_STACK = 11
+    SWITCH = 12
+    FROM_LR = 13
+    TO_LR = 14
+    STORE = 15
+    LOAD = 16
+
+
+class Strength(IntEnum):
+    """How much an edge says."""
+
+    AFTER_TRAP = 0
+    AFTER_CALL = 1
+    NORMAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One decoded instruction: its kind, the GPRs it writes (a mask), and its operands where the kind has any."""
+
+    kind: Kind
+    writes: int = 0
+    register: int = 0
+    base: int = 0
+    value: int = 0
+
+
+_PLAIN = tuple(Instruction(Kind.PLAIN, 1 << register) for register in range(32))
+_NOTHING = Instruction(Kind.PLAIN)
+_PADDING = Instruction(Kind.PLAIN, 0, 0)
+"""``nop``: told apart by identity, since compilers align with it what no edge reaches."""
+
+_WRITES_RT = frozenset({7, 8, 12, 13, 14, 15, 32, 34, 40, 42})
+_WRITES_RA = frozenset({20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30})
+_WRITES_BOTH = frozenset({33, 35, 41, 43})
+_UPDATES_RA = frozenset({37, 39, 45, 49, 51, 53, 55})
+"""Primary opcodes by the general registers they write; 37 and the like store or load with update."""
+
+_EXTENDED_WRITES_RA = frozenset(
+    {24, 26, 27, 28, 58, 60, 124, 154, 186, 122, 180, 282, 284, 314, 316, 378, 410, 412, 444, 445, 476, 506, 508}
+    | {536, 539, 538, 570, 792, 794, 824, 826, 827, 890, 891, 922, 954, 986}
+)
+"""Opcode 31: and, or, shifts, extensions, counts: the result goes to RA."""
+_EXTENDED_WRITES_NOTHING = frozenset(
+    {0, 4, 32, 68, 54, 86, 146, 144, 178, 210, 242, 246, 274, 278, 306, 370, 467, 470, 512, 562, 566, 598, 595, 598, 758}
+    | {854, 914, 946, 978, 982, 1014, 192, 224, 30, 18, 22, 50, 82, 114, 118}
+    | {149, 151, 214, 215, 407, 150, 660, 661, 662, 918, 694, 726, 663, 727, 983, 135, 167, 199, 231, 487, 7, 39, 71, 103}
+    | {359, 535, 599, 855, 887, 725, 916, 532 + 2048}
+)
+"""Opcode 31: compares, stores, cache and TLB operations, moves to special registers, vector and floating point memory access."""
+_EXTENDED_UPDATES = frozenset({181, 183, 247, 439, 631, 695, 759, 567, 631})
+"""Opcode 31: stores with update (RA is written); loads with update write both."""
+_EXTENDED_LOADS_UPDATE = frozenset({53, 55, 119, 311, 373, 375})
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _decode_extended(word: int, target: int, source: int) -> Instruction:
+    extended = (word >> 1) & 0x3FF
+    if extended == 339 and word & 0x1FF801 == 0x80001 - 1:
+        return Instruction(Kind.FROM_LR, 1 << target, target)
+    if extended == 467:
+        return Instruction(Kind.TO_LR, 0, target) if word & 0x1FF800 == 0x80000 else _NOTHING
+    if extended in (183, 181):
+        if target == 1 and source == 1:
+            return Instruction(Kind.ALLOCATE_INDEXED)
+        return Instruction(Kind.SWITCH, 1 << source, target, source) if target == 1 else _PLAIN[source]
+    if extended == 444 and source == 1:
+        return Instruction(Kind.MOVE_STACK, 2, target)
+    if extended in (266, 40) and target == 1:
+        return Instruction(Kind.MOVE_STACK, 2, source)
+    if extended == 4 and word & 0x03E00000 == 0x03E00000:
+        return Instruction(Kind.TRAP)
+    if extended in _EXTENDED_WRITES_RA:
+        return _PLAIN[source]
+    if extended in _EXTENDED_UPDATES:
+        return _PLAIN[source]
+    if extended in _EXTENDED_WRITES_NOTHING:
+        return _NOTHING
+    if extended in _EXTENDED_LOADS_UPDATE:
+        return Instruction(Kind.PLAIN, 1 << target | 1 << source)
+    return _PLAIN[target]
+
+
+def _decode_branch(word: int, primary: int) -> Instruction:
+    if primary == 18:
+        if word & 1:
+            return Instruction(Kind.CALL)
+        return Instruction(Kind.BRANCH, value=_signed(word & 0x3FFFFFC, 26), base=word & 2)
+    if primary == 16:
+        if word & 1:
+            return Instruction(Kind.CALL)
+        always = word & 0x02800000 == 0x02800000
+        return Instruction(
+            Kind.BRANCH if always else Kind.CONDITIONAL, value=_signed(word & 0xFFFC, 16), base=word & 2
+        )
+    extended = (word >> 1) & 0x3FF
+    if extended not in (16, 528, 560, 50, 18, 51, 38, 39, 274, 82):
+        return _NOTHING
+    if word & 1 and extended in (16, 528, 560):
+        return Instruction(Kind.CALL)
+    if extended in (16, 528, 560) and word & 0x02800000 != 0x02800000:
+        return _NOTHING
+    return Instruction(Kind.TABLE if extended == 528 else Kind.LEAVE)
+
+
+def _decode_common(word: int) -> Instruction | None:
+    primary = word >> 26
+    target, source = (word >> 21) & 31, (word >> 16) & 31
+    if primary in (16, 18, 19):
+        return _decode_branch(word, primary)
+    if primary == 31:
+        return _decode_extended(word, target, source)
+    if word in (0x60000000, 0x60420000):
+        return _PADDING
+    if primary == 3:
+        return Instruction(Kind.TRAP) if target == 31 else _NOTHING
+    if primary == 14 and target == 1:
+        return Instruction(Kind.ADD_STACK, 2, source, value=_signed(word & 0xFFFF, 16))
+    if primary in _WRITES_RT:
+        return _PLAIN[target]
+    if primary in _WRITES_RA or primary in _UPDATES_RA:
+        return _PLAIN[source]
+    if primary in _WRITES_BOTH:
+        return Instruction(Kind.PLAIN, 1 << target | 1 << source)
+    if primary == 46:
+        return Instruction(Kind.PLAIN, (1 << 32) - (1 << target))
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def decode_32(word: int) -> Instruction:
+    """A word of 32-bit code: frames are made by ``stwu``, LR goes through ``stw`` and ``lwz``."""
+    primary = word >> 26
+    target, source, displacement = (word >> 21) & 31, (word >> 16) & 31, _signed(word & 0xFFFF, 16)
+    if primary == 37 and target == 1:
+        if source == 1:
+            return Instruction(Kind.ALLOCATE, value=-displacement)
+        return Instruction(Kind.SWITCH, 1 << source, target, source)
+    if primary == 36 and source == 1:
+        return Instruction(Kind.STORE, 0, target, value=displacement)
+    if primary == 32 and source == 1:
+        if target == 1:
+            return Instruction(Kind.LOAD_STACK, 2, value=displacement)
+        return Instruction(Kind.LOAD, 1 << target, target, value=displacement)
+    return _decode_common(word) or _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known before one instruction."""
+
+    depth: int = 0
+    slot: bool = False
+    holders: int = LR
+    switched: bool = False
+
+
+ENTRY = State()
+_UNKNOWN_FRAME = 16
+"""Depth that stands for a frame of unknown size."""
+
+
+class Flow:
+    """The data flow of one function: ``words`` from its symbol to the next one.
+
+    ``slot_offset`` is the place of the LR save word in a frame (4, 64 bit: 16), ``decode`` the decoder of the word size.
+    """
+
+    def __init__(self, words: Sequence[int], slot_offset: int, decode: Callable[[int], Instruction]) -> None:
+        self._words = words[:_MAX_FUNCTION_WORDS]
+        self._slot_offset = slot_offset
+        self._decode = decode
+        self._leaders = self._branch_targets()
+        self._states: dict[int, tuple[Strength, State]] = {}
+        self._at_tables: dict[int, State] = {}
+        self._oddities = 0
+        self._pending: tuple[list[tuple[int, State]], ...] = ([], [], [])
+
+    def at(self, index: int) -> ReturnAddress:
+        """What is known before the instruction with this index."""
+        if not 0 <= index < len(self._words):
+            return ReturnAddress(has_frame=False, in_lr=True, in_slot=False)
+        self._leaders.add(index)
+        self._run(0, ENTRY)
+        found = self._states.get(index)
+        if found:
+            return _answer(found[1])
+        everywhere = Flow(self._words, self._slot_offset, self._decode).at_all()
+        return everywhere[index] or _answer(self._unreached(index))
+
+    def at_all(self) -> list[ReturnAddress | None]:
+        """What is known before every instruction (for tests against call frame information)."""
+        self._leaders.update(range(len(self._words)))
+        self._run(0, ENTRY)
+        for index in range(len(self._words)):
+            if index not in self._states and self._decode(self._words[index]) is not _PADDING:
+                self._run(index, self._unreached(index), Strength.AFTER_CALL)
+        return [_answer(self._states[index][1]) if index in self._states else None for index in range(len(self._words))]
+
+    def _branch_targets(self) -> set[int]:
+        leaders = {0}
+        count = len(self._words)
+        for index, word in enumerate(self._words):
+            primary = word >> 26
+            if primary in (16, 18) and not word & 3:
+                displacement = _signed(word & 0x3FFFFFC, 26) if primary == 18 else _signed(word & 0xFFFC, 16)
+                target = index + (displacement >> 2)
+                if 0 <= target < count:
+                    leaders.add(target)
+        return leaders
+
+    def _run(self, index: int, state: State, strength: Strength = Strength.NORMAL) -> None:
+        pending = self._pending
+        pending[strength].append((index, state))
+        while True:
+            for level in (Strength.NORMAL, Strength.AFTER_CALL, Strength.AFTER_TRAP):
+                if pending[level]:
+                    break
+            else:
+                return
+            index, state = pending[level].pop()
+            if index not in self._states and self._at_tables and self._doubtful(index, level):
+                state = self._best(index, [state, *self._at_tables.values()])
+            self._arrive(index, state, level)
+
+    def _arrive(self, index: int, state: State, strength: Strength) -> None:
+        known = self._states.get(index)
+        if known is not None:
+            if known[0] > strength:
+                return
+            if known[0] == strength:
+                state = _meet(known[1], state)
+                if state == known[1]:
+                    return
+        self._states[index] = (strength, state)
+        self._follow(index, state, strength)
+
+    def _follow(self, index: int, state: State, strength: Strength = Strength.NORMAL) -> None:
+        words, leaders, decode = self._words, self._leaders, self._decode
+        pending = self._pending
+        normal, after_call, after_trap = pending[2 if strength else 0], pending[min(strength, 1)], pending[0]
+        depth, slot, holders, switched = state.depth, state.slot, state.holders, state.switched
+        slot_offset, count, start = self._slot_offset, len(words), index
+        only_padding = strength < Strength.NORMAL
+        while index < count:
+            if index != start and index in leaders:
+                (pending[strength] if only_padding else normal).append((index, State(depth, slot, holders, switched)))
+                return
+            step = decode(words[index])
+            kind = step.kind
+            only_padding = only_padding and step is _PADDING
+            if kind is Kind.PLAIN:
+                holders &= ~step.writes
+            elif kind is Kind.BRANCH or kind is Kind.CONDITIONAL:
+                target = index + (step.value >> 2)
+                if not step.base and 0 <= target < count:
+                    normal.append((target, State(depth, slot, holders, switched)))
+                elif depth or not holders & LR:
+                    self._oddities += 1
+                if kind is Kind.BRANCH:
+                    return
+            elif kind is Kind.CALL:
+                if not (depth == 0 and index < _PROLOGUE_WORDS and holders & 1):
+                    holders &= ~(LR | _VOLATILE)
+                after_call.append((index + 1, State(depth, slot, holders, switched)))
+                leaders.add(index + 1)
+                return
+            elif kind is Kind.ALLOCATE:
+                depth += step.value
+            elif kind is Kind.STORE:
+                if step.value == depth + slot_offset and not switched:
+                    slot = bool(holders & 1 << step.register)
+            elif kind is Kind.LOAD:
+                holders &= ~step.writes
+                if step.value == depth + slot_offset and not switched:
+                    holders |= step.writes if slot else 0
+                    self._oddities += not slot
+            elif kind is Kind.FROM_LR:
+                self._oddities += not holders & LR
+                holders = holders | step.writes if holders & LR else holders & ~step.writes
+            elif kind is Kind.TO_LR:
+                holders = holders | LR if holders & 1 << step.register else holders & ~LR
+            elif kind is Kind.ADD_STACK:
+                depth = depth - step.value if step.register == 1 else 0
+            elif kind is Kind.MOVE_STACK or kind is Kind.LOAD_STACK:
+                if kind is Kind.MOVE_STACK and switched:
+                    pass
+                elif kind is Kind.LOAD_STACK and switched:
+                    switched = False
+                else:
+                    depth = 0
+            elif kind is Kind.SWITCH:
+                switched = True
+                holders &= ~step.writes
+            elif kind is Kind.ALLOCATE_INDEXED:
+                depth += _UNKNOWN_FRAME
+            elif kind is Kind.TRAP:
+                after_trap.append((index + 1, State(depth, slot, holders, switched)))
+                leaders.add(index + 1)
+                return
+            else:
+                if kind is Kind.LEAVE:
+                    self._oddities += bool(depth or not holders & LR)
+                else:
+                    self._at_tables[index] = State(depth, slot, holders, switched)
+                return
+            index += 1
+
+    def _unreached(self, index: int) -> State:
+        """The state of an instruction that no edge reaches, chosen as the one that fits best what it flows into."""
+        frame_bytes = self._frame_bytes()
+        candidates = [*self._at_tables.values(), State(frame_bytes, True, 0), State(frame_bytes, False, LR), ENTRY]
+        return self._best(index, candidates)
+
+    def _doubtful(self, index: int, level: Strength) -> bool:
+        """Whether control may never arrive here: behind a trap, or behind a call where LR is read as if none had been."""
+        if index >= len(self._words) or level is Strength.NORMAL:
+            return False
+        before, here = self._decode(self._words[index - 1]).kind, self._decode(self._words[index]).kind
+        return before is Kind.TRAP or (before is Kind.CALL and here is Kind.FROM_LR)
+
+    def _frame_bytes(self) -> int:
+        for word in self._words:
+            step = self._decode(word)
+            if step.kind is Kind.ALLOCATE:
+                return step.value
+        return _UNKNOWN_FRAME
+
+    def _best(self, index: int, candidates: list[State]) -> State:
+        return min(dict.fromkeys(candidates), key=lambda candidate: self._contradictions(index, candidate))
+
+    def _contradictions(self, index: int, state: State) -> int:
+        probe = Flow.__new__(Flow)
+        probe._words, probe._slot_offset, probe._decode = self._words, self._slot_offset, self._decode
+        probe._leaders, probe._at_tables, probe._pending = self._leaders, {}, ([], [], [])
+        probe._states, probe._oddities = {}, 0
+        known, wrong = self._states, 0
+        todo = [(index, state)]
+        seen: set[int] = set()
+        while todo and len(seen) < 256:
+            at, before = todo.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            if at in known:
+                wrong += _differs(known[at][1], before)
+                continue
+            probe._follow(at, before)
+            for edges in probe._pending:
+                todo.extend(edges)
+                edges.clear()
+        return wrong + probe._oddities
+
+
+def _meet(first: State, second: State) -> State:
+    """What both say; of two depths the first that arrived stays."""
+    if first == second:
+        return first
+    return State(
+        first.depth, first.slot and second.slot, first.holders & second.holders, first.switched and second.switched
+    )
+
+
+def _differs(first: State, second: State) -> int:
+    return ((first.depth != 0) != (second.depth != 0)) + (first.slot != second.slot) + (
+        bool(first.holders & LR) != bool(second.holders & LR)
+    )
+
+
+def _answer(state: State) -> ReturnAddress:
+    in_lr = bool(state.holders & LR)
+    registers = state.holders & 0xFFFFFFFF
+    other = None if in_lr or state.slot or not registers else (registers & -registers).bit_length() - 1
+    return ReturnAddress(state.depth != 0, in_lr, state.slot, other, state.switched)

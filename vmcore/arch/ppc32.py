@@ -1,0 +1,223 @@
+"""32-bit PowerPC: notes, registers, frames, vectors, linear map and page tables (Linux arch/powerpc, 4.x to 6.12).
+
+The linear map is found from evidence: the kernel's ``init_uts_ns`` must hold the release that VMCOREINFO names. Page tables
+have two levels; the sizes of ``pgd_t`` and ``pte_t`` give their geometry (asm/pgtable.h), the family of the CPU the format of
+an entry.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from crashbeam.schemas.codes import StackKind
+from crashbeam.vmcore.arch.architecture import Architecture, Layouts, LinearMap, NoteFormat, StackArray
+from crashbeam.vmcore.arch.code import decode_32
+from crashbeam.vmcore.errors import PageError, TranslationError
+from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
+from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
+
+_PAGE_OFFSET = 0xC0000000
+"""CONFIG_PAGE_OFFSET of nearly every configuration; others are found by their distance all the same."""
+_RELOCATION_STEP = 1 << 20
+_RELOCATION_LIMIT = 4096
+"""A relocated kernel is looked for at every MiB of the first 4 GiB."""
+_UTSNAME_FIELD_BYTES = 65
+
+REGISTERS = (
+    *(f"r{number}" for number in range(32)),
+    *("nip", "msr", "orig_r3", "ctr", "lr", "xer", "cr", "mq", "trap", "dar", "dsisr", "result"),
+)
+
+_CLASSIC_AND_BOOKE = {
+    0x000: "Stack Overflow",
+    0x100: "System Reset",
+    0x102: "Critical Input",
+    0x200: "Machine Check",
+    0x300: "Data Access",
+    0x400: "Instruction Access",
+    0x500: "External Interrupt",
+    0x600: "Alignment",
+    0x700: "Program Check",
+    0x7D0: "Debug",
+    0x800: "FP Unavailable",
+    0x900: "Decrementer",
+    0xA00: "Reserved",
+    0xB00: "Reserved",
+    0xC00: "System Call",
+    0xD00: "Single Step",
+    0xE00: "FP Assist",
+    0xF00: "Performance Monitor",
+    0xF20: "Altivec Unavailable",
+    0x1000: "Software Emulation or TLB Miss",
+    0x1010: "Fixed Interval Timer",
+    0x1022: "Watchdog",
+    0x1020: "Watchdog",
+    0x1100: "TLB Miss",
+    0x1200: "TLB Miss",
+    0x1300: "Instruction Breakpoint or TLB Error",
+    0x1400: "System Management or TLB Error",
+    0x1600: "Altivec Assist",
+    0x1700: "Thermal Management",
+    0x1C00: "Data Breakpoint",
+    0x1D00: "Instruction Breakpoint",
+    0x2000: "Run Mode",
+    0x2010: "SPE Unavailable",
+    0x2020: "AP Unavailable",
+    0x2030: "SPE FP Data",
+    0x2040: "SPE FP Data",
+    0x2050: "SPE FP Round",
+    0x2060: "Performance Monitor",
+    0x2070: "Doorbell",
+    0x2080: "Doorbell Critical",
+    0x2900: "AP Unavailable",
+    0x3100: "Fixed Interval Timer",
+    0x3200: "Watchdog",
+}
+
+
+def find_linear_map(physical: PhysicalMemory, vmcoreinfo: Vmcoreinfo, release: str) -> LinearMap | None:
+    """The linear map, shown by the release string in the kernel's own ``init_uts_ns``; ``None`` if no place shows it."""
+    symbol = vmcoreinfo.symbols.get("init_uts_ns")
+    member = vmcoreinfo.offsets.get("uts_namespace.name", 0)
+    if symbol is None or not release:
+        return None
+    address = symbol + member + 2 * _UTSNAME_FIELD_BYTES
+    expected = release.encode() + b"\0"
+    for offset in _offsets(vmcoreinfo):
+        place = address - offset
+        if place < 0:
+            continue
+        try:
+            if physical.read(place, len(expected), zeros=False) == expected:
+                return LinearMap(offset, max(offset, 0), 1 << 32)
+        except PageError:
+            continue
+    return None
+
+
+def _offsets(vmcoreinfo: Vmcoreinfo) -> Iterator[int]:
+    """Distances of virtual and physical addresses, likely ones first: memory at 0, then a kernel moved up by whole MiB."""
+    yield _PAGE_OFFSET
+    yield from (0x80000000, 0x40000000, 0xB0000000, 0x70000000)
+    for step in range(1, _RELOCATION_LIMIT):
+        yield _PAGE_OFFSET - step * _RELOCATION_STEP
+
+
+def bound_linear_map(linear: LinearMap, layouts: Layouts, memory: KernelMemory) -> LinearMap:
+    """The linear map with its end as the kernel's ``high_memory`` gives it. Raises PageError, TranslationError."""
+    variable = layouts.address_of("high_memory")
+    if variable is None:
+        return linear
+    end = memory.word(variable)
+    return LinearMap(linear.offset, linear.start, end) if linear.start < end else linear
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryFormat:
+    """A page table entry: the bit that says it is valid, and how its physical page is found."""
+
+    present: int
+    shift: int
+
+
+_BOOK3E_64 = _EntryFormat(present=0x1, shift=24)
+"""85xx and BookE with 64-bit entries: PTE_RPN_SHIFT 24 (asm/nohash/pte-e500.h)."""
+_BOOK3E_32 = _EntryFormat(present=0x2, shift=0)
+_OTHERS = _EntryFormat(present=0x1, shift=0)
+
+
+def _entry_format(layouts: Layouts, entry_bytes: int) -> _EntryFormat:
+    if layouts.address_of("next_tlbcam_idx") is None and layouts.address_of("interrupt_base") is None:
+        return _OTHERS
+    if layouts.address_of("PPC44x_TLB_initialised") is not None or layouts.address_of("tlb_44x_index") is not None:
+        return _OTHERS
+    return _BOOK3E_64 if entry_bytes == 8 else _BOOK3E_32
+
+
+@dataclass(frozen=True, slots=True)
+class PageTables:
+    """The two levels below ``swapper_pg_dir``."""
+
+    memory: KernelMemory
+    directory: int
+    directory_entry_bytes: int
+    entry_bytes: int
+    entry: _EntryFormat
+    page_shift: int
+    linear: LinearMap
+
+    def translate(self, address: int) -> int:
+        """The physical address of a mapped kernel address. Raises TranslationError, PageError."""
+        table_shift = self.page_shift - self.entry_bytes.bit_length() + 1 - (2 if self.page_shift == 18 else 0)
+        directory_shift = self.page_shift + table_shift
+        upper = self.directory + (address >> directory_shift) * self.directory_entry_bytes
+        pointer = self.memory.number(upper, self.directory_entry_bytes) & 0xFFFFFFFF
+        if pointer == 0:
+            raise TranslationError(f"{address:08x} is not mapped", address=address)
+        index = (address >> self.page_shift) & ((1 << table_shift) - 1)
+        table = pointer & ~((self.entry_bytes << table_shift) - 1) & 0xFFFFFFFF
+        value = self._entry(table, index)
+        if not value & self.entry.present:
+            raise TranslationError(f"{address:08x} is not mapped", address=address)
+        page_mask = (1 << self.page_shift) - 1
+        if self.entry.shift:
+            frame = (value >> self.entry.shift) << 12
+        else:
+            frame = value & ~page_mask
+        return frame & ~page_mask | address & page_mask
+
+    def _entry(self, table: int, index: int) -> int:
+        """BookE directories hold the kernel's addresses of tables, book3s ones physical addresses."""
+        place = index * self.entry_bytes
+        if self.linear.start <= table < self.linear.end:
+            return self.memory.number(table + place, self.entry_bytes)
+        return int.from_bytes(self.memory.physical.read(table + place, self.entry_bytes), "big")
+
+
+def page_walk(
+    linear: LinearMap, layouts: Layouts, memory: KernelMemory, page_bytes: int
+) -> Callable[[int], int] | None:
+    """A walk of the kernel's page tables, or ``None`` where the symbols do not tell their geometry."""
+    directory = layouts.address_of("swapper_pg_dir")
+    directory_entry_bytes, entry_bytes = layouts.size_of("pgd_t"), layouts.size_of("pte_t")
+    if directory is None or directory_entry_bytes not in (4, 8) or entry_bytes not in (4, 8):
+        return None
+    tables = PageTables(
+        memory,
+        directory,
+        directory_entry_bytes,
+        entry_bytes,
+        _entry_format(layouts, entry_bytes),
+        page_bytes.bit_length() - 1,
+        linear,
+    )
+    return tables.translate
+
+
+PPC32 = Architecture(
+    name="ppc32",
+    word_bytes=4,
+    notes={268: NoteFormat(pid_at=24, registers_at=72), 328: NoteFormat(pid_at=32, registers_at=112)},
+    kernel_note_bytes=268,
+    registers=REGISTERS,
+    lr_slot=4,
+    stack_alignment=16,
+    exception_places=((8, 16),),
+    markers=frozenset({struct.unpack(">I", b"REGS")[0], struct.unpack(">I", b"regs")[0]}),
+    switch_offsets=(16,),
+    vectors=_CLASSIC_AND_BOOKE,
+    stack_arrays=(
+        StackArray("hardirq_ctx", StackKind.HARDIRQ),
+        StackArray("softirq_ctx", StackKind.SOFTIRQ),
+        StackArray("critirq_ctx", StackKind.CRITICAL, by_hardware_id=True),
+        StackArray("dbgirq_ctx", StackKind.DEBUG, by_hardware_id=True),
+        StackArray("mcheckirq_ctx", StackKind.MACHINE_CHECK, by_hardware_id=True),
+        StackArray("emergency_ctx", StackKind.EMERGENCY),
+    ),
+    default_thread_bytes=8192,
+    decode=decode_32,
+    find_linear_map=find_linear_map,
+    bound_linear_map=bound_linear_map,
+    page_walk=page_walk,
+    task_register=2,
+)

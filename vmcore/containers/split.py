@@ -1,0 +1,141 @@
+"""Split sets: one dump in several kdump files (``makedumpfile --split``).
+
+Every part has the whole headers, notes and bitmaps, and the pages of its own range: sub header ``split`` = 1, ``start_pfn``
+<= page < ``end_pfn``. Its descriptors count stored pages from ``start_pfn`` (crash ``pfn_to_pos``).
+"""
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from crashbeam.vmcore.byte_source import FileSource
+from crashbeam.vmcore.containers import ContainerFacts
+from crashbeam.vmcore.containers.kdump import KdumpContainer, name_range
+from crashbeam.vmcore.containers.kdump_header import (
+    MAIN_HEADER_BYTES,
+    SIGNATURE,
+    SUB_HEADER_BYTES,
+    parse_main_header,
+    parse_sub_header,
+)
+from crashbeam.vmcore.errors import PageError, PageStatus, VmcoreError
+from crashbeam.vmcore.limits import MAX_NOTE_BYTES, Budget
+
+_MAX_PARTS: Final = 1024
+_MAX_FILES_LOOKED_AT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SplitKey:
+    """Equal for the parts of one set in one folder: ``set_id`` is a digest of the main header and the notes.
+
+    ``start_pfn`` is where this part begins; it takes no part in the comparison.
+    """
+
+    folder: str
+    set_id: bytes
+    start_pfn: int = field(compare=False)
+
+
+def split_key(path: str) -> SplitKey | None:
+    """The key of a part of a split set; ``None`` for any other file, and for one whose headers cannot be read.
+
+    Reads the headers and notes only.
+    """
+    try:
+        source = FileSource(path, Budget(read_bytes=MAX_NOTE_BYTES + (1 << 20)))
+    except VmcoreError:
+        return None
+    try:
+        return _key(source, os.path.dirname(os.path.abspath(path)))
+    except VmcoreError:
+        return None
+    finally:
+        source.close()
+
+
+def _key(source: FileSource, folder: str) -> SplitKey | None:
+    first = source.read(0, MAIN_HEADER_BYTES)
+    if not first.startswith(SIGNATURE):
+        return None
+    main = parse_main_header(first)
+    sub = parse_sub_header(main, source.read(main.block_size, SUB_HEADER_BYTES))
+    if not sub.split:
+        return None
+    digest = hashlib.blake2b(first, digest_size=16)
+    digest.update(source.read(sub.notes_at, min(sub.notes_bytes, MAX_NOTE_BYTES)))
+    return SplitKey(folder, digest.digest(), sub.start_pfn)
+
+
+def find_parts(path: str) -> tuple[str, ...]:
+    """All parts of the split set that ``path`` belongs to, found in its folder, that with the lowest start_pfn first.
+
+    ``(path,)`` for a file that belongs to none. At most 4,096 files of the folder are looked at.
+    """
+    key = split_key(path)
+    if key is None:
+        return (path,)
+    folder = os.path.dirname(path)
+    found = [(key.start_pfn, path)]
+    try:
+        with os.scandir(folder or ".") as entries:
+            names = sorted(entry.name for _, entry in zip(range(_MAX_FILES_LOOKED_AT), entries, strict=False))
+    except OSError:
+        return (path,)
+    for name in names:
+        other = os.path.join(folder, name)
+        if other == path or len(found) == _MAX_PARTS:
+            continue
+        other_key = split_key(other)
+        if other_key == key and other_key is not None and not os.path.samefile(other, path):
+            found.append((other_key.start_pfn, other))
+    return tuple(part for _, part in sorted(found))
+
+
+class SplitContainer:
+    """The parts of a split set as one dump; ``broken`` names the parts that could not be opened."""
+
+    def __init__(self, parts: Sequence[KdumpContainer], broken: tuple[str, ...] = ()) -> None:
+        self.parts = tuple(sorted(parts, key=lambda part: (part.sub_header.start_pfn, part.sub_header.end_pfn)))
+        self._ranged = [part for part in self.parts if part.sub_header.start_pfn < part.sub_header.end_pfn]
+        self._starts = [part.sub_header.start_pfn for part in self._ranged]
+        self.facts = self._facts(broken)
+
+    @property
+    def codecs_met(self) -> frozenset[str]:
+        """The codecs of the pages read so far."""
+        return frozenset().union(*(part.codecs_met for part in self.parts))
+
+    def close(self) -> None:
+        """Closes all parts."""
+        for part in self.parts:
+            part.close()
+
+    def read_page(self, pfn: int) -> bytes:
+        """The bytes of page ``pfn``, from the part that has it. Raises PageError: LOST where that part is missing."""
+        place = bisect_right(self._starts, pfn) - 1
+        return (self._ranged[place] if place >= 0 else self.parts[0]).read_page(pfn)
+
+    def _facts(self, broken: tuple[str, ...]) -> ContainerFacts:
+        first = self.parts[0].facts
+        missing = (*broken, *self._gaps(first.max_pfn))
+        reasons = [part.facts.incomplete_reason for part in self.parts if _cut_itself(part)]
+        if missing:
+            reasons.append("parts of the split set are missing")
+        return replace(
+            first, complete=not reasons, incomplete_reason=reasons[0] if reasons else None, missing_parts=missing
+        )
+
+    def _gaps(self, max_pfn: int) -> tuple[str, ...]:
+        gaps = []
+        reached = 0
+        for part in self._ranged:
+            if part.sub_header.start_pfn > reached:
+                gaps.append(name_range(reached, part.sub_header.start_pfn))
+            reached = max(reached, part.sub_header.end_pfn)
+        if reached < max_pfn:
+            gaps.append(name_range(reached, max_pfn))
+        return tuple(gaps)

@@ -1,0 +1,206 @@
+"""An open dump: the facade of ``vmcore/``, and the one place that knows the boot order.
+
+    container -> VMCOREINFO and raw notes -> architecture -> linear map -> build id -> profile -> kernel -> page tables
+
+Each step may fail on its own: without symbols there is no kernel, without a kernel there are still headers, notes and
+registers. What could not be had is a warning in ``Dump.warnings``.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crashbeam.schemas.codes import MatchedBy, Stage, WarningCode
+from crashbeam.schemas.crash_report import ReportWarning
+from crashbeam.vmcore import stage_mark
+from crashbeam.vmcore.arch import choose_architecture
+from crashbeam.vmcore.arch.architecture import Architecture, LinearMap
+from crashbeam.vmcore.containers import Container
+from crashbeam.vmcore.containers.detect import open_container
+from crashbeam.vmcore.errors import PageStatus, TranslationError, VmcoreError
+from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, PagesMet
+from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.limits import Budget
+from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
+from crashbeam.vmcore.modules import Text
+from crashbeam.vmcore.note_map import FileNote, decode_note
+from crashbeam.vmcore.notes import parse_notes, prstatus
+from crashbeam.vmcore.symbols.profile import KernelProfile
+from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel
+from crashbeam.vmcore.unwind import Unwinder
+from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
+
+_DAMAGED = (PageStatus.LOST, PageStatus.TRUNCATED, PageStatus.CORRUPT)
+_EMPTY_VMCOREINFO = Vmcoreinfo.parse(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenKernel:
+    """The kernel in a dump whose symbols are known, with its text and an unwinder."""
+
+    kernel: Kernel
+    text: Text
+    unwinder: Unwinder
+
+
+class Dump:
+    """One open dump. Close it, or use ``opened``, which keeps the last one of each thread open."""
+
+    def __init__(self, dump_input: DumpInput, options: AnalysisOptions) -> None:
+        """Opens the dump. Raises VmcoreError for what makes a report impossible."""
+        self.input = dump_input
+        self.options = options
+        self.warnings: list[ReportWarning] = []
+        self.budget = Budget()
+        stage_mark.enter(Stage.OPEN)
+        self.container: Container = open_container(dump_input.paths, self.budget)
+        try:
+            self._boot()
+        except BaseException:
+            self.container.close()
+            raise
+
+    def _boot(self) -> None:
+        stage_mark.enter(Stage.HEADERS)
+        facts = self.facts = self.container.facts
+        self.arch: Architecture = choose_architecture(facts.word_bytes, facts.byte_order)
+        text = facts.vmcoreinfo
+        self.vmcoreinfo = Vmcoreinfo.parse(text) if text is not None else _EMPTY_VMCOREINFO
+        self.notes = self._read_notes()
+        self.release = self.vmcoreinfo.osrelease or (facts.utsname.release if facts.utsname else "")
+        self.physical = PhysicalMemory(self.container, self.budget)
+        self.page_bytes = self.vmcoreinfo.page_size or facts.block_size
+        linear = self.arch.find_linear_map(self.physical, self.vmcoreinfo, self.release)
+        self.memory = None if linear is None else self._memory(_linear_translation(linear))
+        stage_mark.enter(Stage.SYMBOLS)
+        self.matched_by: MatchedBy | None = None
+        self.profile = self._find_profile()
+        self.kernel = self._find_kernel(linear)
+
+    @property
+    def pages_met(self) -> PagesMet:
+        """What the pages read so far have shown."""
+        unreadable = (pfn for pfn, status in self.physical.needed.items() if status in _DAMAGED)
+        return PagesMet(self.container.codecs_met, frozenset(unreadable), frozenset(self.physical.zeros_assumed))
+
+    def close(self) -> None:
+        """Closes its files."""
+        self.container.close()
+
+    def _memory(self, translate: Callable[[int], int]) -> KernelMemory:
+        return KernelMemory(
+            self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.facts.byte_order
+        )
+
+    def _read_notes(self) -> tuple[FileNote, ...]:
+        found = parse_notes(self.facts.notes, self.facts.byte_order)
+        if found.problem is not None:
+            self.warn(WarningCode.DUMP_INCOMPLETE, f"the notes cannot all be read: {found.problem}")
+        notes = []
+        for index, note in enumerate(prstatus(found)):
+            decoded = decode_note(self.arch, self.facts.byte_order, index, note.whole)
+            if decoded is None:
+                self.warn(WarningCode.NOTE_UNASSIGNED, f"note {index} has an unknown size ({len(note.descriptor)} bytes)")
+            else:
+                notes.append(decoded)
+        return tuple(notes)
+
+    def _find_profile(self) -> KernelProfile | None:
+        info = self.vmcoreinfo
+        wanted = WantedKernel(
+            build_id=info.build_id, banner=None, vmcoreinfo_symbols=info.symbols, release=info.osrelease
+        )
+        found = profile_store(self.options).find(self.options.symbols, wanted)
+        if found.profile is None:
+            code = WarningCode.SYMBOLS_MISMATCH if found.mismatch else WarningCode.SYMBOLS_MISSING
+            self.warn(code, found.mismatch or f"no symbols for {_name_kernel(info)}")
+            return None
+        self.matched_by = found.matched_by
+        return found.profile
+
+    def _find_kernel(self, linear: LinearMap | None) -> OpenKernel | None:
+        profile = self.profile
+        if profile is None:
+            return None
+        if linear is None or self.memory is None:
+            self.warn(WarningCode.PAGES_UNREADABLE, "the kernel's linear map was not found: its init_uts_ns cannot be read")
+            memory = self._memory(_no_translation)
+        else:
+            memory = self._memory(self._translation(linear, profile, self.memory))
+        self.memory = memory
+        kernel = Kernel(memory, profile, self.arch)
+        text = Text(kernel)
+        return OpenKernel(kernel, text, Unwinder(memory, self.arch, text))
+
+    def _translation(
+        self, linear: LinearMap, profile: KernelProfile, provisional: KernelMemory
+    ) -> Callable[[int], int]:
+        """The whole translation: the linear map up to its end, page tables elsewhere."""
+        try:
+            linear = self.arch.bound_linear_map(linear, profile, provisional)
+        except VmcoreError:
+            self.warn(WarningCode.PAGES_UNREADABLE, "the end of the kernel's linear map cannot be read")
+        walk = self.arch.page_walk(linear, profile, provisional, self.page_bytes) or _no_translation
+        start, end, offset = linear.start, linear.end, linear.offset
+
+        def translate(address: int) -> int:
+            return address - offset if start <= address < end else walk(address)
+
+        return translate
+
+    def warn(self, code: WarningCode, message: str) -> None:
+        """Adds a warning about the dump as a whole."""
+        self.warnings.append(ReportWarning(code, None, message))
+
+
+def _linear_translation(linear: LinearMap) -> Callable[[int], int]:
+    def translate(address: int) -> int:
+        if not linear.start <= address < linear.end:
+            raise TranslationError(f"{address:#x} is outside the linear map", address=address)
+        return address - linear.offset
+
+    return translate
+
+
+def _no_translation(address: int) -> int:
+    raise TranslationError(f"{address:#x}: the kernel's address translation is not known", address=address)
+
+
+def _name_kernel(info: Vmcoreinfo) -> str:
+    if info.build_id:
+        return f"build id {info.build_id}" + (f" ({info.osrelease})" if info.osrelease else "")
+    return info.osrelease or "an unknown kernel: the dump has no VMCOREINFO"
+
+
+_STORES: dict[str | None, ProfileStore] = {}
+_LAST = threading.local()
+
+
+def profile_store(options: AnalysisOptions) -> ProfileStore:
+    """The store of kernel profiles of these options: one per folder in a process, so that a loaded profile serves all dumps."""
+    store = _STORES.get(options.profiles)
+    if store is None:
+        store = _STORES[options.profiles] = ProfileStore.at(options.profiles)
+    return store
+
+
+def opened(dump_input: DumpInput, options: AnalysisOptions) -> Dump:
+    """The open dump of ``dump_input``: the thread's last one if it is the same, else opened anew. Raises VmcoreError."""
+    last: Dump | None = getattr(_LAST, "dump", None)
+    if last is not None:
+        if last.input == dump_input and last.options == options:
+            return last
+        close_last()
+    _LAST.dump = Dump(dump_input, options)
+    dump: Dump = _LAST.dump
+    return dump
+
+
+def close_last() -> None:
+    """Closes the dump that this thread has open, if any."""
+    last: Dump | None = getattr(_LAST, "dump", None)
+    _LAST.dump = None
+    if last is not None:
+        last.close()
+
+

@@ -1,0 +1,167 @@
+"""Stage 2: whose each note is. Reads the buffers, tasks and stacks that ``note_map`` decides from."""
+
+from collections.abc import Mapping
+
+from crashbeam.schemas.clean import int32
+from crashbeam.schemas.codes import Evidence, NoteMethod, PanicFoundBy, WarningCode
+from crashbeam.schemas.crash_report import Panic, ReportWarning
+from crashbeam.vmcore.dump import Dump, opened
+from crashbeam.vmcore.errors import PageError, PageStatus, VmcoreError
+from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened
+from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.limits import MAX_CPUS
+from crashbeam.vmcore.note_map import Buffer, FileNote, Witness, assign_notes, buffer_bytes
+from crashbeam.vmcore.stacks import Stack, find_stacks, owners_of
+from crashbeam.vmcore.tasks import CurrentTask, read_current_task, read_task_cpu
+
+_NO_PANIC = Panic(None, None, None, None, None, (), None, None)
+
+
+def map_notes(before: Opened, options: AnalysisOptions) -> Mapped:
+    """Decides for every possible CPU which note is its own. No failed read ends it."""
+    dump = opened(before.input, options)
+    masks = before.system.cpus
+    if dump.kernel is None or masks.possible is None:
+        return _nothing_mapped(before, dump)
+    kernel = dump.kernel.kernel
+    possible = masks.possible[:MAX_CPUS]
+    online = None if masks.online is None else frozenset(masks.online)
+    tasks = {cpu: read_current_task(kernel, cpu, online=online is None or cpu in online) for cpu in possible}
+    stacks = find_stacks(kernel, tasks)
+    found = assign_notes(
+        dump.arch,
+        dump.facts.byte_order,
+        dump.notes,
+        read_buffers(kernel, possible),
+        online=online,
+        present=None if masks.present is None else frozenset(masks.present),
+        witness=witness_of(kernel, tasks, stacks),
+    )
+    cpus = tuple(
+        MappedCpu(cpu, None if online is None else cpu in online, found.cpus[cpu], tasks[cpu]) for cpu in possible
+    )
+    by_index = {note.index: note for note in dump.notes}
+    return Mapped(
+        opened=before,
+        notes_in_file=len(dump.notes),
+        cpus=cpus,
+        unassigned=tuple(by_index[index] for index in found.unassigned),
+        method=found.method,
+        order_would_mislead=found.order_would_mislead,
+        panic=find_panic(kernel, tasks),
+        warnings=found.warnings,
+        pages=before.pages.joined(dump.pages_met),
+    )
+
+
+def _nothing_mapped(before: Opened, dump: Dump) -> Mapped:
+    """A dump whose CPUs are not known: every note is kept, none is given to anybody."""
+    warnings = tuple(
+        ReportWarning(WarningCode.NOTE_UNASSIGNED, None, f"note {note.index}: no CPU could be shown to own it")
+        for note in dump.notes
+    )
+    panic = _NO_PANIC if dump.kernel is None else find_panic(dump.kernel.kernel, {})
+    return Mapped(
+        opened=before,
+        notes_in_file=len(dump.notes),
+        cpus=(),
+        unassigned=dump.notes,
+        method=NoteMethod.NONE,
+        order_would_mislead=False,
+        panic=panic,
+        warnings=warnings,
+        pages=before.pages.joined(dump.pages_met),
+    )
+
+
+def read_buffers(kernel: Kernel, cpus: tuple[int, ...]) -> dict[int, Buffer]:
+    """Each CPU's ``crash_notes`` buffer: ``note_buf_t __percpu *crash_notes`` plus that CPU's per-CPU offset."""
+    try:
+        pointer = kernel.word_of("crash_notes")
+    except VmcoreError as error:
+        return dict.fromkeys(cpus, Buffer(None, f"the pointer cannot be read ({error.message})"))
+    if pointer == 0:
+        return dict.fromkeys(cpus, Buffer(None, "the pointer is NULL"))
+    return {cpu: _read_buffer(kernel, pointer, cpu) for cpu in cpus}
+
+
+def _read_buffer(kernel: Kernel, pointer: int, cpu: int) -> Buffer:
+    size = buffer_bytes(kernel.arch)
+    try:
+        address = kernel.per_cpu(pointer, cpu)
+    except VmcoreError as error:
+        return Buffer(None, f"its per-CPU offset cannot be read ({error.message})")
+    try:
+        return Buffer(kernel.memory.read_code(address, size))
+    except PageError as error:
+        if error.status is not PageStatus.EXCLUDED:
+            return Buffer(None, f"its page is {error.status}")
+    except VmcoreError as error:
+        return Buffer(None, error.message)
+    try:
+        return Buffer(kernel.memory.read(address, size), assumed_zero=True)
+    except VmcoreError:
+        return Buffer(None, "its page was left out of the dump")
+
+
+def witness_of(
+    kernel: Kernel, tasks: Mapping[int, CurrentTask | None], stacks: Mapping[int, tuple[Stack, ...]]
+) -> Witness:
+    """What a note's own registers and pid say of its CPU, as a function of the note."""
+    by_address = _only_owners({cpu: task.address for cpu, task in tasks.items() if task})
+    by_pid = _only_owners({cpu: task.pid for cpu, task in tasks.items() if task and task.pid})
+
+    def ask(note: FileNote) -> dict[Evidence, int]:
+        said: dict[Evidence, int] = {}
+        if not note.registers.is_user:
+            current = note.registers.words[kernel.arch.task_register]
+            if current in by_address:
+                said[Evidence.CURRENT_TASK] = by_address[current]
+            elif (cpu := _task_cpu(kernel, current)) is not None:
+                said[Evidence.THREAD_INFO_CPU] = cpu
+            owners = owners_of(stacks, note.registers.stack_pointer)
+            if len(owners) == 1:
+                said[Evidence.STACK] = owners[0]
+        if note.pid in by_pid:
+            said[Evidence.PR_PID] = by_pid[note.pid]
+        return said
+
+    return ask
+
+
+def _task_cpu(kernel: Kernel, task: int) -> int | None:
+    if task % kernel.arch.word_bytes or not task:
+        return None
+    cpu = read_task_cpu(kernel, task)
+    return cpu if cpu is not None and cpu in kernel.possible else None
+
+
+def _only_owners(values: Mapping[int, int | None]) -> dict[int, int]:
+    """CPU by value, for the values that exactly one CPU has."""
+    owners: dict[int, list[int]] = {}
+    for cpu, value in values.items():
+        if value is not None:
+            owners.setdefault(value, []).append(cpu)
+    return {value: cpus[0] for value, cpus in owners.items() if len(cpus) == 1}
+
+
+def find_panic(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> Panic:
+    """The CPU that ran the crash path, by ``crashing_cpu`` (arch/powerpc) or ``panic_cpu`` (kernel/panic.c)."""
+    for variable, found_by in (("crashing_cpu", PanicFoundBy.CRASHING_CPU), ("panic_cpu", PanicFoundBy.PANIC_CPU)):
+        try:
+            cpu = kernel.memory.i32(kernel.address_of(variable))
+        except VmcoreError:
+            continue
+        if 0 <= cpu < MAX_CPUS and (cpu in tasks or not tasks):
+            task = tasks.get(cpu)
+            return Panic(
+                cpu=cpu,
+                pid=int32(task.pid) if task and task.pid is not None else None,
+                comm=task.comm if task else None,
+                task=kernel.arch.hexadecimal(task.address) if task else None,
+                title=None,
+                alternative_titles=(),
+                message=None,
+                found_by=found_by,
+            )
+    return _NO_PANIC

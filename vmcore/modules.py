@@ -1,0 +1,170 @@
+"""Functions by address: kernel text from the profile, module text from the dump's own module list.
+
+The module list and a module's symbols are read only when an address outside kernel text asks for them.
+"""
+
+import struct
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+from crashbeam.schemas.clean import clean_text
+from crashbeam.vmcore.errors import VmcoreError
+from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.limits import MAX_MODULES, MAX_NAME_BYTES
+from crashbeam.vmcore.symbols.naming import SymbolName, choose_name, is_local_label
+
+_MAX_MODULE_SYMBOLS = 200_000
+_MAX_MODULE_TEXT_BYTES = 64 << 20
+_TEXT_KINDS = (0, 4)
+"""MOD_TEXT and MOD_INIT_TEXT of ``enum mod_mem_type`` (include/linux/module.h, 6.4)."""
+_FUNCTION_TYPES = (0, 2, 10)
+"""STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC."""
+_TEXT_LETTERS = (ord("t"), ord("T"))
+"""What kernels before 5.2 keep in ``st_info`` instead of the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function: ``start`` <= address < ``end``; ``name`` is ``None`` in text whose symbols cannot be read."""
+
+    name: str | None
+    start: int
+    end: int
+    module: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A loaded module: its text ranges (start, end)."""
+
+    address: int
+    name: str
+    text: tuple[tuple[int, int], ...]
+
+
+class Text:
+    """All code of the dumped kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._profile = kernel.profile
+        self._symbols: dict[int, _ModuleSymbols] = {}
+        self._found: dict[int, Function | None] = {}
+
+    def function_at(self, address: int) -> Function | None:
+        """The function that ``address`` lies in, or ``None`` outside kernel and module text."""
+        if address not in self._found:
+            self._found[address] = self._find(address)
+        return self._found[address]
+
+    def _find(self, address: int) -> Function | None:
+        symbol = self._profile.symbol_at(address)
+        if symbol is not None:
+            return Function(symbol.name, symbol.start, symbol.end, None)
+        module = self.module_at(address)
+        return None if module is None else self._function_in(module, address)
+
+    def module_at(self, address: int) -> Module | None:
+        """The module whose text holds ``address``, or ``None``."""
+        for module in self.modules:
+            for start, end in module.text:
+                if start <= address < end:
+                    return module
+        return None
+
+    def is_freed_text(self, address: int) -> bool:
+        """Whether ``address`` lies in init text, whose memory was given away after boot."""
+        ranges = self._profile.text_ranges
+        return any(start <= address < end for start, end in ranges[1:])
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...]:
+        """The loaded modules, in the kernel's order; what cannot be read ends the list."""
+        found: list[Module] = []
+        try:
+            head = self._kernel.address_of("modules")
+            link = self._kernel.field("module", "list").offset
+            at = self._kernel.memory.word(head)
+            while at != head and len(found) < MAX_MODULES:
+                found.append(self._read_module(at - link))
+                at = self._kernel.memory.word(at)
+        except VmcoreError:
+            pass
+        return tuple(found)
+
+    def _read_module(self, address: int) -> Module:
+        memory, field = self._kernel.memory, self._kernel.field("module", "name")
+        name = clean_text(memory.text(address + field.offset, field.size), field.size)
+        return Module(address, name, tuple(self._read_text_ranges(address)))
+
+    def _read_text_ranges(self, address: int) -> list[tuple[int, int]]:
+        """``mem[]`` since Linux 6.4, ``core_layout`` and ``init_layout`` (4.5 to 6.3) before."""
+        kernel, profile = self._kernel, self._profile
+        regions = []
+        memories, element = profile.field("module", "mem"), profile.size_of("module_memory")
+        if memories is not None and element:
+            for kind in _TEXT_KINDS:
+                at = address + memories.offset + kind * element
+                regions.append((kernel.number_at(at, "module_memory", "base"), kernel.number_at(at, "module_memory", "size")))
+        for layout in ("core_layout", "init_layout"):
+            place = profile.field("module", layout)
+            if place is not None:
+                at = address + place.offset
+                regions.append(
+                    (kernel.number_at(at, "module_layout", "base"), kernel.number_at(at, "module_layout", "text_size"))
+                )
+        return [(base, base + size) for base, size in regions if base and 0 < size <= _MAX_MODULE_TEXT_BYTES]
+
+    def _function_in(self, module: Module, address: int) -> Function:
+        start, end = next(bounds for bounds in module.text if bounds[0] <= address < bounds[1])
+        if module.address not in self._symbols:
+            try:
+                self._symbols[module.address] = self._read_symbols(module)
+            except VmcoreError:
+                self._symbols[module.address] = _ModuleSymbols((), {}, 0)
+        symbols = self._symbols[module.address]
+        place = bisect_right(symbols.addresses, address) - 1
+        if place < 0 or symbols.addresses[place] < start:
+            return Function(None, start, end, module.name)
+        if place + 1 < len(symbols.addresses):
+            end = min(end, symbols.addresses[place + 1])
+        at = symbols.addresses[place]
+        return Function(self._name_of(symbols, at), at, end, module.name)
+
+    def _read_symbols(self, module: Module) -> "_ModuleSymbols":
+        """The module's own symbol table (``struct mod_kallsyms``), its text symbols by address."""
+        kernel = self._kernel
+        table = kernel.number_at(module.address, "module", "kallsyms")
+        symbols = kernel.number_at(table, "mod_kallsyms", "symtab")
+        count = kernel.number_at(table, "mod_kallsyms", "num_symtab")
+        strings = kernel.number_at(table, "mod_kallsyms", "strtab")
+        order = ">" if kernel.memory.byte_order == "big" else "<"
+        wide = kernel.arch.word_bytes == 8
+        entry = struct.Struct(order + ("IBBHQQ" if wide else "IIIBBH"))
+        data = kernel.memory.read(symbols, min(count, _MAX_MODULE_SYMBOLS) * entry.size)
+        names: dict[int, list[int]] = {}
+        for fields in entry.iter_unpack(data):
+            value, info = (fields[4], fields[1]) if wide else (fields[1], fields[3])
+            is_function = info & 0xF in _FUNCTION_TYPES or info in _TEXT_LETTERS
+            if is_function and any(start <= value < end for start, end in module.text):
+                names.setdefault(value, []).append(fields[0])
+        return _ModuleSymbols(tuple(sorted(names)), names, strings)
+
+    def _name_of(self, symbols: "_ModuleSymbols", address: int) -> str | None:
+        memory = self._kernel.memory
+        try:
+            texts = [memory.text(symbols.strings + place, MAX_NAME_BYTES) for place in symbols.names[address]]
+        except VmcoreError:
+            return None
+        names = [SymbolName(clean_text(text, MAX_NAME_BYTES), weak=False) for text in texts if text]
+        return choose_name(names) if names else None
+
+
+@dataclass(frozen=True, slots=True)
+class _ModuleSymbols:
+    """Text symbols of a module: sorted addresses, the string table places of the names at each, and that table's address."""
+
+    addresses: tuple[int, ...]
+    names: dict[int, list[int]]
+    strings: int

@@ -1,0 +1,299 @@
+"""The kernel profile: everything needed of one kernel build, compiled into one memory-mapped file.
+
+    magic 8, version u32, header bytes u32, file bytes u64, BLAKE2b-128 of the header 16
+    header: JSON
+    sections, each at a multiple of 8; the header has their names, offsets (from its own end) and sizes
+        text_addresses  sorted addresses of text symbols, of the kernel's word size
+        text_names      u32 offsets into names: that of each symbol, and the end
+        text_by_name    u32 symbol numbers, sorted by name
+        names           the names, joined
+
+All integers are little endian. Loading reads the header alone; of the sections, a look-up touches the pages that it needs.
+A reader passes over sections that it does not know, so that a line table can join.
+"""
+
+import mmap
+import os
+import struct
+import sys
+import tempfile
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+
+from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
+from crashbeam.vmcore.errors import SymbolError
+from crashbeam.vmcore.symbols.compiled import ARCHES, Arch, ByteOrder, CompiledKernel, release_of
+from crashbeam.vmcore.symbols.layouts import Field, StructLayout
+
+VERSION = 1
+MAGIC = b"crshbeam"
+SUFFIX = ".profile"
+
+_PRELUDE = struct.Struct("<8sIIQ16s")
+_MAX_HEADER_BYTES = 1 << 20
+_KEPT_SYMBOLS = 4096
+_HINT = "remove the profile: it will be made again from the vmlinux"
+_NAMES_RANK = (SymbolNames.NONE, SymbolNames.SYSTEM_MAP, SymbolNames.KALLSYMS, SymbolNames.VMLINUX)
+_LAYOUTS_RANK = (SymbolLayouts.NONE, SymbolLayouts.BTF, SymbolLayouts.DWARF)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSymbol:
+    """A function or label in the kernel's text: [start, end), up to the next symbol or the end of that text."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows the header."""
+
+    build_id: str | None
+    banner: str | None
+    arch: Arch
+    names: str
+    layouts: str
+    text_ranges: tuple[tuple[int, int], ...]
+    variables: dict[str, int]
+    structs: dict[str, StructLayout]
+    sections: dict[str, tuple[int, int]]
+    digest: str
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+
+
+class KernelProfile:
+    """An open profile: names, addresses and layouts of one kernel build.
+
+    Addresses are those of the vmlinux as it was linked. ``banner`` is the text of ``linux_banner`` without its newline,
+    ``lines`` tells whether there is a line table.
+    """
+
+    def __init__(self, data: "bytes | mmap.mmap", name: str = "<memory>") -> None:
+        """Opens the profile in ``data``. Raises SymbolError if it is no whole profile of this version."""
+        self.name = name
+        self._data = memoryview(data)
+        self._header, self._body_at = _read_header(self._data, name)
+        header = self._header
+        self.build_id = header.build_id
+        self.banner = header.banner
+        self.release = release_of(header.banner)
+        self.arch: Arch = header.arch
+        self.word_bytes: int = ARCHES[header.arch][0]
+        self.byte_order: ByteOrder = ARCHES[header.arch][1]
+        self.text_ranges = header.text_ranges
+        self.lines = False
+        try:
+            self.names = SymbolNames(header.names)
+            self.layouts = SymbolLayouts(header.layouts)
+        except ValueError as error:
+            raise SymbolError(f"{name}: {error}", hint=_HINT) from error
+        self._addresses = self._integers("text_addresses", "I" if self.word_bytes == 4 else "Q")
+        self._name_offsets = self._integers("text_names", "I")
+        self._by_name = self._integers("text_by_name", "I")
+        self._names = self._section("names")
+        if not len(self._addresses) == len(self._by_name) == len(self._name_offsets) - 1:
+            raise SymbolError(f"{name} has sections of different lengths", hint=_HINT)
+        self._kept: dict[int, TextSymbol] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "KernelProfile":
+        """The profile in a file, memory-mapped. Raises SymbolError, also for a file that cannot be read."""
+        name = os.fspath(path)
+        try:
+            with open(path, "rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise SymbolError(f"{name} cannot be read: {error}", hint=_HINT) from error
+        return cls(data, name)
+
+    def symbol_at(self, address: int) -> TextSymbol | None:
+        """The text symbol that covers an address; ``None`` outside the kernel's text, and before its first symbol."""
+        for start, end in self.text_ranges:
+            if start <= address < end:
+                break
+        else:
+            return None
+        index = bisect_right(self._addresses, address) - 1
+        symbol = self._kept.get(index)
+        if symbol is None:
+            if index < 0 or self._addresses[index] < start:
+                return None
+            symbol = self._symbol(index, end)
+        return symbol
+
+    def address_of(self, name: str) -> int | None:
+        """The address of a variable, or of a text symbol (without an ELFv1 dot; the lowest if several bear the name)."""
+        address = self._header.variables.get(name)
+        return address if address is not None else self._text_address(name.encode())
+
+    def size_of(self, struct_name: str) -> int | None:
+        """Bytes of a struct, union or typedef; ``None`` if the profile has no such layout."""
+        layout = self._header.structs.get(struct_name)
+        return layout.size if layout else None
+
+    def field(self, struct_name: str, member: str) -> Field | None:
+        """Where a member is (dots lead into members that are structs); ``None`` if this kernel has no such member."""
+        layout = self._header.structs.get(struct_name)
+        return layout.fields.get(member) if layout else None
+
+    @property
+    def variables(self) -> Mapping[str, int]:
+        """The addresses of the data symbols that the profile has."""
+        return self._header.variables
+
+    @property
+    def richness(self) -> tuple[int, ...]:
+        """Orders the profiles of one build: by where names come from, layouts, lines, and how much of each there is."""
+        fields = sum(len(layout.fields) for layout in self._header.structs.values())
+        return (
+            _NAMES_RANK.index(self.names),
+            _LAYOUTS_RANK.index(self.layouts),
+            int(self.lines),
+            len(self._header.variables),
+            fields,
+            len(self._addresses),
+        )
+
+    def verify(self) -> None:
+        """Reads the whole profile and compares its digest. Raises SymbolError if any byte has changed."""
+        if _digest(self._data[self._body_at :]).hex() != self._header.digest:
+            raise SymbolError(f"{self.name} has changed since it was made", hint=_HINT)
+
+    def _symbol(self, index: int, range_end: int) -> TextSymbol:
+        following = self._addresses[index + 1] if index + 1 < len(self._addresses) else range_end
+        name = self._name(index).decode("utf-8", "replace")
+        symbol = TextSymbol(name, self._addresses[index], min(following, range_end))
+        if len(self._kept) >= _KEPT_SYMBOLS:
+            self._kept.clear()
+        self._kept[index] = symbol
+        return symbol
+
+    def _name(self, index: int) -> bytes:
+        if index >= len(self._addresses):
+            raise SymbolError(f"{self.name} refers to a symbol that it lacks", hint=_HINT)
+        return bytes(self._names[self._name_offsets[index] : self._name_offsets[index + 1]])
+
+    def _text_address(self, name: bytes) -> int | None:
+        low, high = 0, len(self._by_name)
+        while low < high:
+            middle = (low + high) // 2
+            if self._name(self._by_name[middle]) < name:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._by_name) or self._name(self._by_name[low]) != name:
+            return None
+        return self._addresses[self._by_name[low]]
+
+    def _section(self, section: str) -> memoryview:
+        try:
+            offset, size_bytes = self._header.sections[section]
+        except KeyError:
+            raise SymbolError(f"{self.name} lacks its {section}", hint=_HINT) from None
+        start = self._body_at + offset
+        if offset < 0 or size_bytes < 0 or start + size_bytes > len(self._data) or offset % 8:
+            raise SymbolError(f"{self.name} has its {section} outside the file", hint=_HINT, offset=offset)
+        return self._data[start : start + size_bytes]
+
+    def _integers(self, section: str, code: str) -> Sequence[int]:
+        view = self._section(section)
+        if len(view) % struct.calcsize(code):
+            raise SymbolError(f"{self.name} has a broken {section}", hint=_HINT, size_bytes=len(view))
+        if sys.byteorder == "little":
+            return view.cast(code)
+        swapped = array(code, view.tobytes())
+        swapped.byteswap()
+        return swapped
+
+
+def compile_profile(kernel: CompiledKernel) -> bytes:
+    """The bytes of a kernel's profile: the same for the same kernel, whoever makes them."""
+    names = [name.encode("utf-8", "replace") for _, name in kernel.text]
+    offsets = list(accumulate(map(len, names), initial=0))
+    contents = {
+        "text_addresses": _packed("I" if ARCHES[kernel.arch][0] == 4 else "Q", [address for address, _ in kernel.text]),
+        "text_names": _packed("I", offsets),
+        "text_by_name": _packed("I", sorted(range(len(names)), key=names.__getitem__)),
+        "names": b"".join(names),
+    }
+    body = bytearray()
+    sections = {}
+    for section, content in contents.items():
+        sections[section] = (len(body), len(content))
+        body += content + bytes(-len(content) % 8)
+    header = msgspec.json.encode(
+        _Header(
+            build_id=kernel.build_id,
+            banner=kernel.banner,
+            arch=kernel.arch,
+            names=kernel.names.value,
+            layouts=kernel.layouts.value,
+            text_ranges=kernel.text_ranges,
+            variables=dict(kernel.variables),
+            structs=dict(kernel.structs),
+            sections=sections,
+            digest=_digest(body).hex(),
+        ),
+        order="sorted",
+    )
+    header += b" " * (-(_PRELUDE.size + len(header)) % 8)
+    file_bytes = _PRELUDE.size + len(header) + len(body)
+    return _PRELUDE.pack(MAGIC, VERSION, len(header), file_bytes, _digest(header)) + header + body
+
+
+def write_profile(path: Path, data: bytes) -> None:
+    """Puts a profile (or another file of the cache) in place as a whole or not at all. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _read_header(data: memoryview, name: str) -> tuple[_Header, int]:
+    """The header, and where the sections begin."""
+    if len(data) < _PRELUDE.size or data[: len(MAGIC)] != MAGIC:
+        raise SymbolError(f"{name} is no kernel profile")
+    _, version, header_bytes, file_bytes, digest = _PRELUDE.unpack_from(data)
+    if version != VERSION:
+        raise SymbolError(f"{name} is a profile of version {version}, not {VERSION}", hint=_HINT, version=version)
+    if file_bytes != len(data) or header_bytes > min(_MAX_HEADER_BYTES, len(data) - _PRELUDE.size) or header_bytes % 8:
+        raise SymbolError(f"{name} is a profile that was cut off", hint=_HINT, size_bytes=len(data))
+    end = _PRELUDE.size + header_bytes
+    text = data[_PRELUDE.size : end]
+    if _digest(text) != digest:
+        raise SymbolError(f"{name} is a profile with a damaged header", hint=_HINT)
+    try:
+        return _decode_header(text), end
+    except msgspec.DecodeError as error:
+        raise SymbolError(f"{name} is a profile with a header that makes no sense: {error}", hint=_HINT) from error
+
+
+def _packed(code: str, values: Sequence[int]) -> bytes:
+    numbers = array(code, values)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _digest(data: bytes | bytearray | memoryview) -> bytes:
+    return blake2b(data, digest_size=16).digest()

@@ -1,0 +1,77 @@
+"""The task that ran on each CPU."""
+
+from dataclasses import dataclass
+
+from crashbeam.schemas.codes import TaskFoundBy
+from crashbeam.schemas.clean import clean_text
+from crashbeam.vmcore.errors import VmcoreError
+from crashbeam.vmcore.kernel import Kernel
+
+_COMM_BYTES = 16
+"""TASK_COMM_LEN (include/linux/sched.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTask:
+    """The task of one CPU; ``None`` for what could not be read."""
+
+    address: int
+    pid: int | None
+    comm: str | None
+    stack_base: int | None
+    found_by: TaskFoundBy
+
+
+def read_current_task(kernel: Kernel, cpu: int, *, online: bool) -> CurrentTask | None:
+    """``rq->curr`` of the CPU's run queue; for an offline CPU that is its idle task. ``None`` if it cannot be read."""
+    try:
+        queue = kernel.per_cpu(kernel.address_of("runqueues"), cpu)
+        address = kernel.memory.word(queue + kernel.field("rq", "curr").offset)
+    except VmcoreError:
+        return None
+    found_by = TaskFoundBy.RUN_QUEUE if online else TaskFoundBy.IDLE_TASK
+    return read_task(kernel, address, found_by) if address else None
+
+
+def read_task(kernel: Kernel, address: int, found_by: TaskFoundBy) -> CurrentTask:
+    """The task at ``address``."""
+    return CurrentTask(
+        address=address,
+        pid=_read_pid(kernel, address),
+        comm=_read_comm(kernel, address),
+        stack_base=_read_stack_base(kernel, address),
+        found_by=found_by,
+    )
+
+
+def read_task_cpu(kernel: Kernel, address: int) -> int | None:
+    """The CPU that the task at ``address`` says it runs on (``thread_info.cpu``), or ``None`` if that cannot be read."""
+    try:
+        if kernel.profile.field("task_struct", "thread_info.cpu"):
+            return kernel.number_at(address, "task_struct", "thread_info.cpu")
+        stack = kernel.number_at(address, "task_struct", "stack")
+        return kernel.number_at(stack, "thread_info", "cpu")
+    except VmcoreError:
+        return None
+
+
+def _read_pid(kernel: Kernel, address: int) -> int | None:
+    try:
+        return kernel.memory.i32(address + kernel.field("task_struct", "pid").offset)
+    except VmcoreError:
+        return None
+
+
+def _read_comm(kernel: Kernel, address: int) -> str | None:
+    try:
+        text = kernel.memory.text(address + kernel.field("task_struct", "comm").offset, _COMM_BYTES)
+    except VmcoreError:
+        return None
+    return clean_text(text, _COMM_BYTES)
+
+
+def _read_stack_base(kernel: Kernel, address: int) -> int | None:
+    try:
+        return kernel.number_at(address, "task_struct", "stack")
+    except VmcoreError:
+        return None

@@ -1,0 +1,376 @@
+"""Registers to a stack of frames (DESIGN.md section 5.2).
+
+A context (a saved CPU, an interrupted one) has exact registers: where its return address is, LR or memory, is asked of the
+data flow of its function (``arch/code.py``). From there the back chain leads on: the frame at stack pointer S has its caller's
+frame at the word in S, and that frame's LR save word is the return address. Exception frames give a new context; interrupt
+stacks are left only by the link that their first frame holds. Nothing is followed by luck: every step ends in a frame or in
+one stop reason.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crashbeam.schemas.codes import StackKind, StopReason, Trust
+from crashbeam.schemas.crash_report import ExceptionFrame, Frame
+from crashbeam.schemas.crash_report import Stack as StackRecord
+from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE, Architecture
+from crashbeam.vmcore.arch.code import Flow, ReturnAddress
+from crashbeam.vmcore.errors import VmcoreError
+from crashbeam.vmcore.limits import MAX_FRAMES
+from crashbeam.vmcore.memory import KernelMemory
+from crashbeam.vmcore.modules import Function, Text
+from crashbeam.vmcore.stacks import Stack, stack_of
+
+_STACK_POINTER, _NIP, _MSR, _ORIG_R3, _LR, _TRAP = 1, 32, 33, 34, 36, 40
+"""Places of registers in ``pt_regs`` and ``pr_reg`` (asm/ptrace.h, the same on 32 and 64 bit)."""
+_REGISTER_COUNT = 44
+_THREAD_STARTS = ("start_kernel_thread", "ret_from_")
+_LIVE_LR = ReturnAddress(has_frame=False, in_lr=True, in_slot=False)
+COMPLETE_STOPS = frozenset(
+    {
+        StopReason.USER_MODE,
+        StopReason.END_OF_STACK,
+        StopReason.THREAD_START,
+        StopReason.FIRMWARE,
+        StopReason.VECTOR_ENTRY,
+    }
+)
+"""The stop reasons of a stack that was followed to its end."""
+NO_STACK = StackRecord(frames=(), stop_reason=None, recovered=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """The 44 registers of a context, in the order of ``pt_regs``."""
+
+    words: tuple[int, ...]
+
+    @property
+    def nip(self) -> int:
+        """The next instruction."""
+        return self.words[_NIP]
+
+    @property
+    def stack_pointer(self) -> int:
+        """r1."""
+        return self.words[_STACK_POINTER]
+
+    @property
+    def lr(self) -> int:
+        """The link register."""
+        return self.words[_LR]
+
+    @property
+    def trap(self) -> int:
+        """The vector that was taken; 0 in registers that the kernel saved by itself."""
+        return self.words[_TRAP]
+
+    @property
+    def is_user(self) -> bool:
+        """Whether a user process was running (MSR[PR])."""
+        return bool(self.words[_MSR] & MSR_PROBLEM_STATE)
+
+    @property
+    def is_self_saved(self) -> bool:
+        """Whether ``ppc_save_regs`` made them: it zeroes trap and orig_gpr3, which no exception does."""
+        return self.words[_TRAP] == 0 and self.words[_ORIG_R3] == 0
+
+
+def decode_registers(arch: Architecture, byte_order: str, data: bytes, offset: int = 0) -> Registers:
+    """The registers at ``offset`` of a note's descriptor or of a ``pt_regs``."""
+    letter = "I" if arch.word_bytes == 4 else "Q"
+    order = ">" if byte_order == "big" else "<"
+    return Registers(struct.unpack_from(f"{order}{_REGISTER_COUNT}{letter}", data, offset))
+
+
+def name_registers(arch: Architecture, registers: Registers) -> dict[str, str]:
+    """The registers as they stand in a report: lower-case hex by name."""
+    size = arch.word_bytes
+    letter = "I" if size == 4 else "Q"
+    text = struct.pack(f">{_REGISTER_COUNT}{letter}", *registers.words).hex()
+    step = 2 * size
+    return {name: text[place * step : (place + 1) * step] for place, name in enumerate(arch.registers)}
+
+
+class _Ended(Exception):
+    """The walk is over, for this reason."""
+
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Unwinder:
+    """Unwinds the stacks of one dump; what it learns of a function's code serves all of them."""
+
+    def __init__(self, memory: KernelMemory, arch: Architecture, text: Text) -> None:
+        self.memory = memory
+        self.arch = arch
+        self.text = text
+        self.quirks: set[str] = set()
+        self._flows: dict[int, Flow] = {}
+        self._answers: dict[tuple[int, int], ReturnAddress] = {}
+
+    def unwind(self, registers: Registers, stacks: tuple[Stack, ...]) -> StackRecord:
+        """The stack of a CPU with these registers and these stacks of its own."""
+        walk = _Walk(self, stacks)
+        try:
+            walk.follow(registers)
+        except _Ended as end:
+            reason = end.reason
+        except VmcoreError:
+            reason = StopReason.UNREADABLE
+        return StackRecord(frames=tuple(walk.frames), stop_reason=reason, recovered=False)
+
+    def return_address(self, function: Function, nip: int) -> ReturnAddress:
+        """Where ``function`` keeps its return address before the instruction at ``nip``. Raises PageError, TranslationError."""
+        key = (function.start, nip)
+        answer = self._answers.get(key)
+        if answer is None:
+            flow = self._flows.get(function.start)
+            if flow is None:
+                words = self.memory.code_words(function.start, (function.end - function.start) // 4)
+                flow = self._flows[function.start] = Flow(words, self.arch.lr_slot, self.arch.decode)
+            answer = self._answers[key] = flow.at((nip - function.start) // 4)
+        return answer
+
+    def call_before(self, address: int) -> int | None:
+        """The instruction before a return address if it is a call, else ``None`` (also where it cannot be read)."""
+        if self.text.function_at(address - 4) is None:
+            return None
+        try:
+            (word,) = self.memory.code_words(address - 4, 1)
+        except VmcoreError:
+            return None
+        return word if is_call(word) else None
+
+
+def is_call(word: int) -> bool:
+    """Whether an instruction sets LR and goes elsewhere: ``bl``, ``bcl``, ``bctrl``, ``blrl``."""
+    primary = word >> 26
+    return bool(word & 1) and (primary in (16, 18) or (primary == 19 and (word >> 1) & 0x3FF in (16, 528)))
+
+
+def call_target(address: int, word: int) -> int | None:
+    """Where the ``bl`` at ``address`` goes; ``None`` for a call through a register."""
+    if word >> 26 != 18:
+        return None
+    displacement = word & 0x3FFFFFC
+    if displacement & 0x2000000:
+        displacement -= 0x4000000
+    return displacement if word & 2 else address + displacement
+
+
+class _Walk:
+    """One stack on the way."""
+
+    def __init__(self, unwinder: Unwinder, stacks: tuple[Stack, ...]) -> None:
+        self.frames: list[Frame] = []
+        self._unwinder = unwinder
+        self._memory = unwinder.memory
+        self._arch = unwinder.arch
+        self._text = unwinder.text
+        self._stacks = stacks
+        self._function: Function | None = None
+        self._contexts: set[int] = set()
+
+    def follow(self, registers: Registers) -> None:
+        """Walks from a CPU's registers until the end, which is raised as ``_Ended`` (or a VmcoreError)."""
+        trust, exception = Trust.REGISTERS, None
+        while True:
+            below = len(self.frames)
+            self._add_context(registers, trust, exception)
+            found = self._exception_at(registers.stack_pointer)
+            if found is None:
+                found = self._follow_chain(registers, is_first=below == 0)
+            self._check_context(*found)
+            registers = found[1]
+            trust, exception = Trust.EXCEPTION, self._describe(registers)
+
+    def _add_context(self, registers: Registers, trust: Trust, exception: ExceptionFrame | None) -> None:
+        if registers.is_user:
+            self._function = None
+            self._add(registers.nip, registers.stack_pointer, trust, exception)
+            raise _Ended(StopReason.USER_MODE)
+        self._function = self._text.function_at(registers.nip)
+        self._add(registers.nip, registers.stack_pointer, trust, exception)
+
+    def _add(self, address: int, stack_pointer: int, trust: Trust, exception: ExceptionFrame | None = None) -> None:
+        if len(self.frames) >= MAX_FRAMES:
+            raise _Ended(StopReason.LIMIT)
+        function, hexadecimal = self._function, self._arch.hexadecimal
+        stack = stack_of(self._stacks, stack_pointer)
+        self.frames.append(
+            Frame(
+                level=len(self.frames),
+                stack_pointer=hexadecimal(stack_pointer),
+                address=hexadecimal(address),
+                symbol=function.name if function else None,
+                offset=address - function.start if function and function.name else None,
+                module=function.module if function else None,
+                trust=trust,
+                may_have_returned=False,
+                on=stack.kind if stack else StackKind.UNKNOWN,
+                exception=exception,
+                source=None,
+            )
+        )
+
+    def _describe(self, registers: Registers) -> ExceptionFrame:
+        return ExceptionFrame(
+            vector=f"{registers.trap & ~0xF:x}",
+            name=self._arch.vector_name(registers.trap),
+            registers=name_registers(self._arch, registers),
+        )
+
+    def _exception_at(self, stack_pointer: int) -> tuple[int, Registers] | None:
+        """The ``pt_regs`` of an exception frame at ``stack_pointer``: marker, back chain equal to its r1, trap in the table."""
+        arch, memory = self._arch, self._memory
+        if stack_pointer % arch.stack_alignment:
+            raise _Ended(StopReason.UNALIGNED)
+        for marker_at, registers_at in arch.exception_places:
+            if memory.word(stack_pointer + marker_at) not in arch.markers:
+                continue
+            data = memory.read(stack_pointer + registers_at, _REGISTER_COUNT * arch.word_bytes)
+            registers = decode_registers(arch, memory.byte_order, data)
+            same_stack_pointer = memory.word(stack_pointer) == registers.stack_pointer
+            if same_stack_pointer and arch.vector_name(registers.trap) is not None:
+                return stack_pointer, registers
+        return None
+
+    def _check_context(self, place: int, registers: Registers) -> None:
+        """An interrupted kernel context lies above its exception frame, or on another stack; none is met twice."""
+        if place in self._contexts:
+            raise _Ended(StopReason.CYCLE)
+        self._contexts.add(place)
+        if registers.is_user:
+            return
+        stack = stack_of(self._stacks, place)
+        if registers.stack_pointer <= place and (stack is None or stack.low <= registers.stack_pointer):
+            raise _Ended(StopReason.NOT_ASCENDING)
+
+    def _follow_chain(self, registers: Registers, *, is_first: bool) -> tuple[int, Registers]:
+        """Walks from a context's function to the next exception frame on the back chain."""
+        stack_pointer = self._leave_context(registers, is_first=is_first)
+        while True:
+            found = self._exception_at(stack_pointer)
+            if found is not None:
+                return found
+            stack_pointer = self._leave_frame(stack_pointer)
+
+    def _leave_context(self, registers: Registers, *, is_first: bool) -> int:
+        """Adds the caller of a context's function; returns its stack pointer."""
+        answer = self._return_address(registers, is_first=is_first)
+        stack_pointer = registers.stack_pointer
+        if answer.has_frame:
+            stack_pointer = self._next(stack_pointer)
+        if answer.in_lr or not answer.in_slot:
+            address = registers.lr if answer.in_register is None else registers.words[answer.in_register]
+            self._add_caller(address, stack_pointer, Trust.LINK_REGISTER)
+        else:
+            self._add_caller(self._saved_lr(stack_pointer), stack_pointer, Trust.BACK_CHAIN)
+        return stack_pointer
+
+    def _return_address(self, registers: Registers, *, is_first: bool) -> ReturnAddress:
+        if is_first and registers.is_self_saved and self._belongs_to_lr(registers):
+            self._unwinder.quirks.add("r1_belongs_to_lr")
+            return _LIVE_LR
+        if self._function is None:
+            return _LIVE_LR
+        return self._unwinder.return_address(self._function, registers.nip)
+
+    def _belongs_to_lr(self, registers: Registers) -> bool:
+        """Whether ``ppc_save_regs`` stored r1 of its caller's caller, as kernels before 6.5 do.
+
+        Since Linux 6.5 ("powerpc: update ppc_save_regs to save current r1 in pt_regs") r1 belongs to nip, and the saved link
+        is the LR save word one frame up. Before, it is the LR save word at r1 itself.
+        """
+        memory, slot, stack_pointer = self._memory, self._arch.lr_slot, registers.stack_pointer
+        try:
+            if memory.word(memory.word(stack_pointer) + slot) == registers.lr:
+                return False
+            return memory.word(stack_pointer + slot) == registers.lr
+        except VmcoreError:
+            return False
+
+    def _leave_frame(self, stack_pointer: int) -> int:
+        """Adds the caller of the frame at ``stack_pointer``; returns the caller's stack pointer."""
+        following = self._next(stack_pointer)
+        self._add_caller(self._saved_lr(following), following, Trust.BACK_CHAIN)
+        return following
+
+    def _next(self, stack_pointer: int) -> int:
+        """The stack pointer of the caller's frame: the back chain word, across an interrupt stack's link."""
+        following = self._memory.word(stack_pointer)
+        if following == 0:
+            raise _Ended(self._end_of_stack())
+        stack = stack_of(self._stacks, stack_pointer)
+        if stack is not None and not stack.low <= following < stack.high:
+            if stack.high - stack_pointer in self._arch.switch_offsets and stack.kind is not StackKind.TASK:
+                return self._cross(stack_pointer, following)
+            if following < stack.low or stack_of(self._stacks, following) is None:
+                raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+        if following == stack_pointer:
+            raise _Ended(StopReason.CYCLE)
+        if following < stack_pointer:
+            raise _Ended(StopReason.NOT_ASCENDING)
+        return following
+
+    def _cross(self, stack_pointer: int, link: int) -> int:
+        """Leaves an interrupt stack: ``link`` is r1 of the function that switched.
+
+        The LR save word there is a return address only if that function has no frame of its own (older ``call_do_irq``);
+        ``__do_IRQ`` has one, and its word is junk.
+        """
+        if stack_pointer in self._contexts:
+            raise _Ended(StopReason.CYCLE)
+        self._contexts.add(stack_pointer)
+        if stack_of(self._stacks, link) is None:
+            raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+        function = self._function
+        if function is None:
+            raise _Ended(StopReason.NOT_CODE)
+        call = int(self.frames[-1].address, 16) - 4
+        if self._unwinder.return_address(function, call).has_frame:
+            return self._next(link)
+        return link
+
+    def _end_of_stack(self) -> StopReason:
+        name = self._function.name if self._function else None
+        return StopReason.THREAD_START if name and name.startswith(_THREAD_STARTS) else StopReason.END_OF_STACK
+
+    def _saved_lr(self, stack_pointer: int) -> int:
+        return self._memory.word(stack_pointer + self._arch.lr_slot)
+
+    def _add_caller(self, address: int, stack_pointer: int, trust: Trust) -> None:
+        """Adds the frame of a return address, looked up at its call; raises ``_Ended`` where it is none."""
+        if stack_pointer % self._arch.stack_alignment:
+            raise _Ended(StopReason.UNALIGNED)
+        call = self._unwinder.call_before(address)
+        is_freed = self._text.is_freed_text(address - 4)
+        function = self._text.function_at(address - 4 if call is not None or is_freed else address)
+        is_bottom = self._memory.word(stack_pointer) == 0
+        if is_bottom and not self._is_called(address, call):
+            raise _Ended(self._end_of_stack())
+        if function is None:
+            raise _Ended(StopReason.NOT_CODE)
+        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(address, call, directly=True):
+            raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+        self._function = function
+        self._add(address, stack_pointer, trust)
+
+    def _is_called(self, address: int, call: int | None, *, directly: bool = False) -> bool:
+        """Whether the call before ``address`` leads to the function below: by its target, or through a register."""
+        if call is None:
+            return False
+        target = call_target(address - 4, call)
+        if target is None:
+            return not directly
+        below = self._function
+        return below is not None and below.start <= target < min(below.end, below.start + 16)
+
+
+def frames_lead_to(frames: Sequence[Frame], names: frozenset[str]) -> bool:
+    """Whether one of these functions is on a stack."""
+    return any(frame.symbol in names for frame in frames)
