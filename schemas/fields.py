@@ -45,16 +45,17 @@ def field_at(record_class: type, path: Path) -> FieldFacts:
     here: Any = record_class
     nullable = False
     privacy = Privacy.PUBLIC
+    form = None
     for key in path:
         if get_origin(here) is tuple:
             here = without_marks(get_args(here)[0])
         if not (isinstance(here, type) and is_dataclass(here)):
             raise KeyError(".".join(path))
         field = fields_of(here)[key]
-        here = field.type
+        here, form = field.type, field.form
         nullable = nullable or field.nullable
         privacy = max(privacy, field.privacy, key=_STRICTNESS.index)
-    return FieldFacts(here, nullable, privacy)
+    return FieldFacts(here, nullable, privacy, form)
 
 
 def without_marks(annotation: Any) -> Any:

@@ -54,8 +54,8 @@ class BufferSource:
 class FileSource:
     """A regular file, held open until ``close``. Every read is charged to the budget.
 
-    Raises SourceError: ``not_regular`` for a directory, FIFO, socket or device (opened without blocking), ``empty`` for an
-    empty file, ``io_error`` for anything that the operating system refuses.
+    Raises SourceError: ``not_regular`` for a directory, FIFO, socket or device (opened without blocking), ``empty`` for
+    an empty file, ``io_error`` for anything that the operating system refuses.
     """
 
     def __init__(self, path: str, budget: Budget) -> None:

@@ -6,9 +6,11 @@ Each step may fail on its own: without symbols there is no kernel, without a ker
 registers. What could not be had is a warning in ``Dump.warnings``.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from crashbeam.schemas.codes import MatchedBy, Stage, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
@@ -20,13 +22,13 @@ from crashbeam.vmcore.containers.detect import open_container
 from crashbeam.vmcore.errors import PageStatus, TranslationError, VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, PagesMet
 from crashbeam.vmcore.kernel import Kernel
-from crashbeam.vmcore.limits import Budget
+from crashbeam.vmcore.limits import MAX_NAME_BYTES, Budget
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 from crashbeam.vmcore.modules import Text
 from crashbeam.vmcore.note_map import FileNote, decode_note
 from crashbeam.vmcore.notes import parse_notes, prstatus
 from crashbeam.vmcore.symbols.profile import KernelProfile
-from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel
+from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel, default_folder
 from crashbeam.vmcore.unwind import Unwinder
 from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
 
@@ -83,6 +85,13 @@ class Dump:
         unreadable = (pfn for pfn, status in self.physical.needed.items() if status in _DAMAGED)
         return PagesMet(self.container.codecs_met, frozenset(unreadable), frozenset(self.physical.zeros_assumed))
 
+    def name_at(self, address: str) -> str | None:
+        """The function at an address (hex), with its module; ``None`` outside kernel and module text."""
+        function = self.kernel.text.function_at(int(address, 16)) if self.kernel else None
+        if function is None or function.name is None:
+            return None
+        return f"{function.name} [{function.module}]" if function.module else function.name
+
     def close(self) -> None:
         """Closes its files."""
         self.container.close()
@@ -112,11 +121,29 @@ class Dump:
         )
         found = profile_store(self.options).find(self.options.symbols, wanted)
         if found.profile is None:
-            code = WarningCode.SYMBOLS_MISMATCH if found.mismatch else WarningCode.SYMBOLS_MISSING
-            self.warn(code, found.mismatch or f"no symbols for {_name_kernel(info)}")
+            self.warn(found.warning or WarningCode.SYMBOLS_MISSING, found.message or "no symbols were found")
+            return None
+        if found.matched_by is MatchedBy.ADDRESSES and not self._holds_banner(found.profile):
+            self.warn(
+                WarningCode.SYMBOLS_MISMATCH,
+                f"{os.path.basename(found.profile.name)} has the dump's addresses, but its memory does not hold the banner there",
+            )
             return None
         self.matched_by = found.matched_by
         return found.profile
+
+    def _holds_banner(self, profile: KernelProfile) -> bool:
+        """Whether memory at the profile's ``linux_banner`` holds its banner, or, if it has none, the dump's release."""
+        address = profile.address_of("linux_banner")
+        if address is None or self.memory is None:
+            return False
+        try:
+            text = self.memory.text(address, MAX_NAME_BYTES).decode("utf-8", "replace")
+        except VmcoreError:
+            return False
+        if profile.banner is not None:
+            return text.startswith(profile.banner)
+        return text.startswith(f"Linux version {self.release} ")
 
     def _find_kernel(self, linear: LinearMap | None) -> OpenKernel | None:
         profile = self.profile
@@ -166,12 +193,6 @@ def _no_translation(address: int) -> int:
     raise TranslationError(f"{address:#x}: the kernel's address translation is not known", address=address)
 
 
-def _name_kernel(info: Vmcoreinfo) -> str:
-    if info.build_id:
-        return f"build id {info.build_id}" + (f" ({info.osrelease})" if info.osrelease else "")
-    return info.osrelease or "an unknown kernel: the dump has no VMCOREINFO"
-
-
 _STORES: dict[str | None, ProfileStore] = {}
 _LAST = threading.local()
 
@@ -180,7 +201,8 @@ def profile_store(options: AnalysisOptions) -> ProfileStore:
     """The store of kernel profiles of these options: one per folder in a process, so that a loaded profile serves all dumps."""
     store = _STORES.get(options.profiles)
     if store is None:
-        store = _STORES[options.profiles] = ProfileStore.at(options.profiles)
+        folder = default_folder() if options.profiles is None else Path(options.profiles)
+        store = _STORES[options.profiles] = ProfileStore(folder)
     return store
 
 

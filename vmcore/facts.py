@@ -33,7 +33,8 @@ class DumpInput:
 class AnalysisOptions:
     """What a report may depend on beside the dump.
 
-    ``symbols`` are the paths given with ``--symbols``; ``profiles`` is the folder of compiled kernel profiles.
+    ``symbols`` are the paths given with ``--symbols``; ``profiles`` is the folder of compiled
+    kernel profiles, by default the user's cache.
     """
 
     symbols: tuple[str, ...] = ()

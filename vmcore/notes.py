@@ -1,7 +1,7 @@
 """ELF notes, raw: what they are called, their type and their bytes. Architectures decode the descriptors.
 
-A note is three 32-bit words (n_namesz, n_descsz, n_type), the name and the descriptor, each of these padded to 4 bytes, in
-32-bit and in 64-bit files alike (Linux kernel/vmcore_info.c ``append_elf_note``, fs/proc/vmcore.c).
+A note is three 32-bit words (n_namesz, n_descsz, n_type), the name and the descriptor, each of these padded to 4 bytes,
+in 32-bit and in 64-bit files alike (Linux kernel/vmcore_info.c ``append_elf_note``, fs/proc/vmcore.c).
 """
 
 import struct
@@ -20,7 +20,10 @@ _HEADER_BYTES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One note: ``name`` has all n_namesz bytes, its NUL too; ``whole`` is header, padded name and descriptor as they stand."""
+    """One note:
+
+    ``name`` has all n_namesz bytes, its NUL too; ``whole`` is header, padded name and descriptor as they stand.
+    """
 
     name: bytes
     type: int
@@ -36,7 +39,7 @@ class NoteList:
     problem: str | None
 
 
-class _Garbled(Exception):
+class _GarbledError(Exception):
     """A note that cannot be one; the text says why."""
 
 
@@ -53,7 +56,7 @@ def parse_notes(segments: Iterable[bytes], byte_order: ByteOrder) -> NoteList:
                 if len(notes) == MAX_NOTES:
                     return NoteList(tuple(notes), f"more than {MAX_NOTES} notes")
                 notes.append(note)
-        except _Garbled as why:
+        except _GarbledError as why:
             problem = problem or f"{why} (note segment {number})"
     return NoteList(tuple(notes), problem)
 
@@ -78,18 +81,18 @@ def _walk(segment: bytes, byte_order: ByteOrder) -> Iterator[Note]:
     while position < end:
         if position + _HEADER_BYTES > end:
             if any(segment[position:]):
-                raise _Garbled(f"a note header is cut at byte {position}")
+                raise _GarbledError(f"a note header is cut at byte {position}")
             return
         name_bytes, descriptor_bytes, note_type = header.unpack_from(segment, position)
         if name_bytes == 0:
             if any(segment[position:]):
-                raise _Garbled(f"a note without a name at byte {position}")
+                raise _GarbledError(f"a note without a name at byte {position}")
             return
         name_at = position + _HEADER_BYTES
         descriptor_at = name_at + _padded(name_bytes)
         descriptor_end = descriptor_at + descriptor_bytes
         if descriptor_end > end:
-            raise _Garbled(f"the note at byte {position} reaches beyond the end of its segment")
+            raise _GarbledError(f"the note at byte {position} reaches beyond the end of its segment")
         yield Note(
             name=segment[name_at : name_at + name_bytes],
             type=note_type,

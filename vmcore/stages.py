@@ -15,10 +15,11 @@ from crashbeam.vmcore import map_notes as notes_stage
 from crashbeam.vmcore import parse_headers as headers_stage
 from crashbeam.vmcore import stage_mark
 from crashbeam.vmcore import unwind_stacks as stacks_stage
-from crashbeam.vmcore.dump import close_last
+from crashbeam.vmcore.dump import close_last, opened
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, Failed, Mapped, Opened, Unwound
 from crashbeam.vmcore.parse_headers import source_without_headers
+from crashbeam.vmcore.text import show_text
 
 set_stage_hook = stage_mark.set_stage_hook
 Before = TypeVar("Before", DumpInput, Opened, Mapped, Unwound)
@@ -57,6 +58,19 @@ def analyse(dump_input: DumpInput, options: AnalysisOptions) -> CrashReport | Fa
         for stage in STAGES:
             facts = stage(facts, options)
         return to_record(facts) if isinstance(facts, Failed) else facts
+    finally:
+        close_last()
+
+
+def describe(dump_input: DumpInput, options: AnalysisOptions, cpu: int | None = None) -> str | FailureRecord:
+    """One input as the text that ``show`` prints: the whole, or what concerns one CPU."""
+    try:
+        facts: Any = dump_input
+        for stage in STAGES:
+            facts = stage(facts, options)
+        if isinstance(facts, Failed):
+            return to_record(facts)
+        return show_text(facts, opened(dump_input, options).name_at, cpu)
     finally:
         close_last()
 

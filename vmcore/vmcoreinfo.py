@@ -1,8 +1,8 @@
 """VMCOREINFO: what a kernel tells about itself for its own dump (Linux kernel/vmcore_info.c).
 
-Lines ``KEY=VALUE``. SYMBOL() and KERNELOFFSET are hexadecimal without a prefix; SIZE(), OFFSET(), LENGTH() and NUMBER() are
-decimal, NUMBER() also hexadecimal with ``0x``. ``vmcoreinfo_append_str`` writes through a buffer of 0x50 bytes: a line of 79
-characters or more loses its end and its newline, so that the next line follows on the same one.
+Lines ``KEY=VALUE``. SYMBOL() and KERNELOFFSET are hexadecimal without a prefix; SIZE(), OFFSET(), LENGTH() and NUMBER()
+are decimal, NUMBER() also hexadecimal with ``0x``. ``vmcoreinfo_append_str`` writes through a buffer of 0x50 bytes: a
+line of 79 characters or more loses its end and its newline, so that the next line follows on the same one.
 """
 
 import re
@@ -81,9 +81,8 @@ def _lines(text: bytes) -> list[bytes]:
     lines: list[bytes] = []
     for line in text.split(b"\n"):
         # What the kernel cut at 79 characters is passed over: its value may have lost digits.
-        while len(line) >= _KERNEL_LINE_CHARACTERS:
-            line = line[_KERNEL_LINE_CHARACTERS:]
-        lines.append(line.rstrip(b"\0"))
+        cut_bytes = len(line) - len(line) % _KERNEL_LINE_CHARACTERS
+        lines.append(line[cut_bytes:].rstrip(b"\0"))
     return lines
 
 

@@ -1,7 +1,7 @@
 """Dump files to pages of physical memory and raw notes.
 
-Every container gives the same two things: ``ContainerFacts`` (what its headers say) and ``read_page``. Flattened files and
-split sets are layers below or beside them, so that each container works in each wrapping.
+Every container gives the same two things: ``ContainerFacts`` (what its headers say) and ``read_page``. Flattened files
+and split sets are layers below or beside them, so that each container works in each wrapping.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class Utsname:
 class ContainerFacts:
     """What the headers of a dump say.
 
-    ``byte_order`` is that of headers and notes; ``word_bytes`` that of the dumped kernel as far as the headers tell (4 or 8).
-    ``notes`` holds the ELF note segments, one after another; ``vmcoreinfo`` the text of the VMCOREINFO note, or ``None``.
-    ``missing_parts`` names the page ranges and broken files of a split set that could not be had.
+    ``byte_order`` is that of headers and notes; ``word_bytes`` that of the dumped kernel as far as the headers tell (4
+    or 8). ``notes`` holds the ELF note segments, one after another; ``vmcoreinfo`` the text of the VMCOREINFO note, or
+    ``None``. ``missing_parts`` names the page ranges and broken files of a split set that could not be had.
     """
 
     container: str

@@ -1,7 +1,7 @@
 """How page data is packed: one entry per bit of ``page_desc.flags`` (makedumpfile diskdump_mod.h, crash diskdump.h).
 
-Every decoder is given at most one page's worth of input and gives exactly ``block_size`` bytes or raises FormatError; none
-allocates by a size that the data claims. The rarer libraries are loaded when the first such page is met.
+Every decoder is given at most one page's worth of input and gives exactly ``block_size`` bytes or raises FormatError;
+none allocates by a size that the data claims. The rarer libraries are loaded when the first such page is met.
 """
 
 import threading
@@ -62,7 +62,10 @@ def _snappy(data: bytes, block_size: int) -> bytes:
 
 
 def _snappy_length(data: bytes) -> int:
-    """The length that a raw snappy block announces: a little-endian base-128 number of at most 5 bytes; -1 if it is none."""
+    """The length that a raw snappy block announces:
+
+    a little-endian base-128 number of at most 5 bytes; -1 if it is none.
+    """
     length = 0
     for place, byte in enumerate(data[:5]):
         length |= (byte & 0x7F) << (7 * place)

@@ -33,8 +33,8 @@ def open_container(paths: Sequence[str], budget: Budget) -> Container:
     """Opens a dump: one file, or the parts of a split set, in any order.
 
     Raises SourceError for a file that cannot be read, FormatError (``unknown_format``, ``unsupported``, ``malformed``),
-    TruncatedError when headers or notes are cut, LimitError. A broken part of a set is named in its facts, as long as one
-    part can be read; otherwise its error is raised.
+    TruncatedError when headers or notes are cut, LimitError. A broken part of a set is named in its facts, as long as
+    one part can be read; otherwise its error is raised.
     """
     if len(paths) == 1:
         return _open_file(paths[0], budget)

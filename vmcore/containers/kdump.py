@@ -1,4 +1,5 @@
-"""kdump-compressed files, versions 0 to 6, as makedumpfile and QEMU write them (makedumpfile IMPLEMENTATION, diskdump_mod.h).
+"""kdump-compressed files, versions 0 to 6, as makedumpfile and QEMU write them (makedumpfile IMPLEMENTATION,
+diskdump_mod.h).
 
 A file is: main header, sub header and notes, two bitmaps (which pages exist, which are stored), a table of 24-byte page
 descriptors in page order, page data. Everything but the headers is read when a page asks for it, in small pieces.
@@ -29,7 +30,7 @@ _BATCH: Final = 32
 """Page descriptors in one read: neighbours in memory are neighbours in the table."""
 _BATCH_BYTES: Final = _BATCH * DESCRIPTOR_BYTES
 _BATCHES_KEPT: Final = 2048
-_FIRST_READ_BYTES: Final = 8192
+_FIRST_READ_BYTES: Final = 6144
 """Of the sub header's blocks: it, the notes of eight CPUs and VMCOREINFO."""
 _COUNTED_BITMAP_BYTES: Final = 1 << 18
 """Up to this size (8 GiB of 4K pages, 128 GiB of 64K pages) the bitmap is counted to see whether the file is whole."""
@@ -38,8 +39,9 @@ _COUNTED_BITMAP_BYTES: Final = 1 << 18
 class KdumpContainer:
     """An open kdump file, or one part of a split set.
 
-    ``wrapping`` is what lies around it, ``cut_reason`` why the source itself is not whole. Raises TruncatedError when headers
-    or notes are cut, FormatError when they contradict themselves (``malformed``) or are no PowerPC's (``unsupported``).
+    ``wrapping`` is what lies around it, ``cut_reason`` why the source itself is not whole. Raises TruncatedError when
+    headers or notes are cut, FormatError when they contradict themselves (``malformed``) or are no PowerPC's
+    (``unsupported``).
     """
 
     def __init__(self, source: ByteSource, *, wrapping: tuple[str, ...] = (), cut_reason: str | None = None) -> None:
@@ -60,8 +62,8 @@ class KdumpContainer:
         self._stored = PageBitmap(source, self._stored_at, sub.start_pfn, sub.end_pfn)
         self._met: set[int] = set()
         self._cut_status = PageStatus.LOST if main.status & STATUS_INCOMPLETE else PageStatus.TRUNCATED
-        notes = self._read_notes(near)
-        self.facts = self._facts(notes, wrapping, cut_reason)
+        self.cut_reason = self._incomplete_reason() or cut_reason
+        self.facts = self._facts(self._read_notes(near), wrapping)
 
     @property
     def codecs_met(self) -> frozenset[str]:
@@ -95,7 +97,10 @@ class KdumpContainer:
             raise PageError(
                 f"the descriptor of page {pfn:#x} makes no sense",
                 status=PageStatus.CORRUPT,
-                **{"pfn": pfn, "offset": offset, "size_bytes": size_bytes, "flags": flags},
+                pfn=pfn,
+                offset=offset,
+                size_bytes=size_bytes,
+                flags=flags,
             )
         if offset + size_bytes > self._size_bytes:
             raise PageError(
@@ -103,7 +108,9 @@ class KdumpContainer:
             )
         data = self.source.read(offset, size_bytes)
         if len(data) < size_bytes:
-            raise PageError(f"the file shrank before page {pfn:#x}", status=PageStatus.TRUNCATED, pfn=pfn, offset=offset)
+            raise PageError(
+                f"the file shrank before page {pfn:#x}", status=PageStatus.TRUNCATED, pfn=pfn, offset=offset
+            )
         try:
             page = codec[1](data, self._block_size)
         except FormatError as error:
@@ -139,7 +146,9 @@ class KdumpContainer:
     def _bit(self, bitmap_at: int, pfn: int) -> bool:
         byte = self.source.read(bitmap_at + (pfn >> 3), 1)
         if not byte:
-            raise PageError(f"the file ends before the bitmaps tell of page {pfn:#x}", status=PageStatus.TRUNCATED, pfn=pfn)
+            raise PageError(
+                f"the file ends before the bitmaps tell of page {pfn:#x}", status=PageStatus.TRUNCATED, pfn=pfn
+            )
         return bool(byte[0] >> (pfn & 7) & 1)
 
     def _read_notes(self, near: bytes) -> bytes:
@@ -165,15 +174,15 @@ class KdumpContainer:
         """The text of VMCOREINFO: where the sub header points into the notes, else by its name among them."""
         sub = self.sub_header
         begin = sub.vmcoreinfo_at - sub.notes_at
-        if notes and sub.vmcoreinfo_bytes and 0 <= begin and begin + sub.vmcoreinfo_bytes <= len(notes):
+        if notes and sub.vmcoreinfo_bytes and begin >= 0 and begin + sub.vmcoreinfo_bytes <= len(notes):
             return notes[begin : begin + sub.vmcoreinfo_bytes]
         if notes:
             return vmcoreinfo_text(parse_notes((notes,), self.main_header.byte_order))
         return self._read_near(b"", sub.vmcoreinfo_at, sub.vmcoreinfo_bytes, "vmcoreinfo") or None
 
-    def _facts(self, notes: bytes, wrapping: tuple[str, ...], cut_reason: str | None) -> ContainerFacts:
+    def _facts(self, notes: bytes, wrapping: tuple[str, ...]) -> ContainerFacts:
         main, sub = self.main_header, self.sub_header
-        reason = self._incomplete_reason() or cut_reason
+        reason = self.cut_reason
         missing = _ranges_missing(sub)
         named = any((main.utsname.sysname, main.utsname.nodename, main.utsname.release, main.utsname.machine))
         return ContainerFacts(
@@ -199,9 +208,9 @@ class KdumpContainer:
     def _incomplete_reason(self) -> str | None:
         """Why the file is not whole, judged by its ends, without reading it.
 
-        A file is whole if no flag says otherwise and it reaches to the end of the bitmaps, of the descriptors, and of the data
-        of the last descriptors (pages are written in order). Of a large memory, whose bitmap is not counted for this, it is
-        asked only to reach beyond the descriptors, where the data of the first pages begins.
+        A file is whole if no flag says otherwise and it reaches to the end of the bitmaps, of the descriptors, and of
+        the data of the last descriptors (pages are written in order). Of a large memory, whose bitmap is not counted
+        for this, it is asked only to reach beyond the descriptors, where the data of the first pages begins.
         """
         if self.main_header.status & STATUS_INCOMPLETE:
             return "the writer ran out of space"

@@ -1,7 +1,8 @@
-"""The two headers of a kdump-compressed file (makedumpfile diskdump_mod.h, crash diskdump.h, QEMU include/sysemu/dump.h).
+"""The two headers of a kdump-compressed file (makedumpfile diskdump_mod.h, crash diskdump.h, QEMU
+include/sysemu/dump.h).
 
-Nothing in the file says which byte order, word size or padding its writer had: the one layout in which the numbers agree with
-each other is taken.
+Nothing in the file says which byte order, word size or padding its writer had: the one layout in which the numbers
+agree with each other is taken.
 """
 
 import struct
@@ -28,7 +29,10 @@ _UTSNAME_PADDING: Final = slice(402, 408)
 
 @dataclass(frozen=True, slots=True)
 class MainHeader:
-    """``struct disk_dump_header``. ``wide`` says that its timeval has 64-bit members (status at byte 424 instead of 412)."""
+    """``struct disk_dump_header``.
+
+    ``wide`` says that its timeval has 64-bit members (status at byte 424 instead of 412).
+    """
 
     byte_order: ByteOrder
     wide: bool
@@ -96,7 +100,8 @@ class _SubLayout:
     size_bytes: int
 
 
-# phys_base; dump_level, split, start_pfn, end_pfn; offset and size of vmcoreinfo, notes, eraseinfo; start, end, max in 64 bits.
+# phys_base; dump_level, split, start_pfn, end_pfn; offset and size of vmcoreinfo, notes, eraseinfo; start, end, max in
+# 64 bits.
 _SUB_64: Final = _SubLayout(8, False, "Q i i Q Q q Q q Q q Q Q Q Q", 104)
 _SUB_32: Final = _SubLayout(4, False, "I i i I I 4x q I 4x q I 4x q I 4x Q Q Q", 96)
 _SUB_32_PACKED: Final = _SubLayout(4, True, "I i i I I q I q I q I Q Q Q", 80)
@@ -179,7 +184,10 @@ def parse_sub_header(main: MainHeader, data: bytes) -> SubHeader:
 
 
 def _pick_sub_layout(main: MainHeader, data: bytes) -> _SubLayout:
-    """The layout whose offsets fit: writers put the notes (before version 4, VMCOREINFO) right behind the sub header."""
+    """The layout whose offsets fit:
+
+    writers put the notes (before version 4, VMCOREINFO) right behind the sub header.
+    """
     candidates = _sub_candidates(main)
     if len(candidates) == 1 or main.version < 3:
         return candidates[0]

@@ -1,7 +1,7 @@
 """The bitmap of stored pages: whether a page is in the file, and how many are before it.
 
-Bit n of byte k stands for page 8k + n, the least significant bit first, on every architecture. It is read up to the highest
-page asked for, a chunk at a time; chunks that are looked into get a count for every 256 bytes.
+Bit n of byte k stands for page 8k + n, the least significant bit first, on every architecture. It is read up to the
+highest page asked for, a chunk at a time; chunks that are looked into get a count for every 256 bytes.
 """
 
 from typing import Final
@@ -31,7 +31,10 @@ class PageBitmap:
         self._chunks: dict[int, tuple[bytes, tuple[int, ...]]] = {}
 
     def index_of(self, pfn: int) -> int | None:
-        """How many stored pages are before ``pfn``, or ``None`` if it is not stored. Raises PageError where the file is cut."""
+        """How many stored pages are before ``pfn``, or ``None`` if it is not stored.
+
+        Raises PageError where the file is cut.
+        """
         place = (pfn >> 3) - self._base
         number = place // CHUNK_BYTES
         chunk, counts = self._chunks.get(number) or self._load(number)
@@ -88,4 +91,6 @@ def _bits_before(chunk: bytes, place: int, bit: int) -> int:
 
 
 def _cut(pfn: int) -> PageError:
-    return PageError(f"the file ends before the bitmap says whether page {pfn:#x} is stored", status=PageStatus.TRUNCATED)
+    return PageError(
+        f"the file ends before the bitmap says whether page {pfn:#x} is stored", status=PageStatus.TRUNCATED
+    )

@@ -1,7 +1,7 @@
 """Split sets: one dump in several kdump files (``makedumpfile --split``).
 
-Every part has the whole headers, notes and bitmaps, and the pages of its own range: sub header ``split`` = 1, ``start_pfn``
-<= page < ``end_pfn``. Its descriptors count stored pages from ``start_pfn`` (crash ``pfn_to_pos``).
+Every part has the whole headers, notes and bitmaps, and the pages of its own range: sub header ``split`` = 1,
+``start_pfn`` <= page < ``end_pfn``. Its descriptors count stored pages from ``start_pfn`` (crash ``pfn_to_pos``).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from crashbeam.vmcore.containers.kdump_header import (
     parse_main_header,
     parse_sub_header,
 )
-from crashbeam.vmcore.errors import PageError, PageStatus, VmcoreError
+from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.limits import MAX_NOTE_BYTES, Budget
 
 _MAX_PARTS: Final = 1024
@@ -90,7 +90,7 @@ def find_parts(path: str) -> tuple[str, ...]:
         if other == path or len(found) == _MAX_PARTS:
             continue
         other_key = split_key(other)
-        if other_key == key and other_key is not None and not os.path.samefile(other, path):
+        if other_key is not None and other_key == key and not os.path.samefile(other, path):
             found.append((other_key.start_pfn, other))
     return tuple(part for _, part in sorted(found))
 
@@ -122,7 +122,7 @@ class SplitContainer:
     def _facts(self, broken: tuple[str, ...]) -> ContainerFacts:
         first = self.parts[0].facts
         missing = (*broken, *self._gaps(first.max_pfn))
-        reasons = [part.facts.incomplete_reason for part in self.parts if _cut_itself(part)]
+        reasons = [part.cut_reason for part in self.parts if part.cut_reason is not None]
         if missing:
             reasons.append("parts of the split set are missing")
         return replace(

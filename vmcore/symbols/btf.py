@@ -181,7 +181,11 @@ def _split(btf: bytes) -> tuple["array[int]", bytes]:
         raise SymbolError("this is no BTF of version 1", magic=magic, version=version)
     types_at += header_bytes
     strings_at += header_bytes
-    if max(types_at + types_bytes, strings_at + strings_bytes) > len(btf) or types_bytes % 4 or header_bytes < _HEADER_BYTES:
+    if (
+        max(types_at + types_bytes, strings_at + strings_bytes) > len(btf)
+        or types_bytes % 4
+        or header_bytes < _HEADER_BYTES
+    ):
         raise SymbolError("the sections of the BTF lie outside it", size_bytes=len(btf))
     words = array("I", btf[types_at : types_at + types_bytes])
     if (order == "<") != (sys.byteorder == "little"):

@@ -58,9 +58,7 @@ def text_ranges_of(addresses: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-def name_text(
-    symbols: Iterable[tuple[int, str, bool]], ranges: tuple[tuple[int, int], ...]
-) -> list[tuple[int, str]]:
+def name_text(symbols: Iterable[tuple[int, str, bool]], ranges: tuple[tuple[int, int], ...]) -> list[tuple[int, str]]:
     """One name for each address, sorted, of (address, name, is weak) symbols; what lies outside the ranges is left out."""
     single: dict[int, str] = {}
     several: dict[int, list[SymbolName]] = {}

@@ -27,7 +27,8 @@ _ARCHES: dict[tuple[int, int, int], Arch] = {
     (_EM_PPC64, 2, 1): "ppc64le",
 }
 """By e_machine, EI_CLASS and EI_DATA (1 is little endian)."""
-_BANNER = re.compile(rb"Linux version [^ \n\0]+ \([^\n\0]{1,512}\n\0")
+_BANNER = re.compile(rb"Linux version [^ \n\0]+ \([^\n\0]{1,512}\) #[0-9][^\n\0]{0,256}\n\0")
+"""With a build number: since 6.1 a vmlinux also has the banner that ``init/version.c`` made before the last link."""
 _SYSTEM_MAP = re.compile(rb"([0-9a-f]{8}|[0-9a-f]{16}) [A-Za-z] [^ \n]+\n")
 
 

@@ -77,7 +77,7 @@ class KernelProfile:
     """An open profile: names, addresses and layouts of one kernel build.
 
     Addresses are those of the vmlinux as it was linked. ``banner`` is the text of ``linux_banner`` without its newline,
-    ``lines`` tells whether there is a line table.
+    ``lines`` tells whether there is a line table, ``digest`` (hex) is that of all but the header.
     """
 
     def __init__(self, data: "bytes | mmap.mmap", name: str = "<memory>") -> None:
@@ -86,6 +86,7 @@ class KernelProfile:
         self._data = memoryview(data)
         self._header, self._body_at = _read_header(self._data, name)
         header = self._header
+        self.digest = header.digest
         self.build_id = header.build_id
         self.banner = header.banner
         self.release = release_of(header.banner)

@@ -104,7 +104,9 @@ def _iter_symbols(elf: ELFFile, path: str) -> Iterator[tuple[bytes, int, int, in
         yield names[name_at : names.index(0, name_at)], address, info >> 4, kind, section
 
 
-def _layouts(elf: ELFFile, word_bytes: int, addresses: Mapping[str, int]) -> tuple[SymbolLayouts, dict[str, StructLayout]]:
+def _layouts(
+    elf: ELFFile, word_bytes: int, addresses: Mapping[str, int]
+) -> tuple[SymbolLayouts, dict[str, StructLayout]]:
     """The layouts, from DWARF where there is any; what the compile units that were looked at lack comes from BTF."""
     structs = dwarf.read_layouts(elf, LAYOUTS, addresses)
     source = SymbolLayouts.DWARF if structs else SymbolLayouts.NONE
@@ -130,7 +132,10 @@ def _banner(elf: ELFFile, variables: Mapping[str, int]) -> str | None:
     """The text of ``linux_banner``; ``None`` if the file has no contents there (a file of debug information alone)."""
     address = variables.get("linux_banner", 0)
     for section in elf.iter_sections():
-        if section["sh_type"] == "SHT_PROGBITS" and section["sh_addr"] <= address < section["sh_addr"] + section["sh_size"]:
+        if (
+            section["sh_type"] == "SHT_PROGBITS"
+            and section["sh_addr"] <= address < section["sh_addr"] + section["sh_size"]
+        ):
             elf.stream.seek(section["sh_offset"] + address - section["sh_addr"])
             text = elf.stream.read(_MAX_BANNER_BYTES).split(b"\0", 1)[0]
             return text.decode("utf-8", "replace").rstrip("\n") if text.startswith(b"Linux version ") else None
@@ -139,6 +144,8 @@ def _banner(elf: ELFFile, variables: Mapping[str, int]) -> str | None:
 
 def _contents(section: Section, path: str, limit_bytes: int = _MAX_SYMTAB_BYTES) -> bytes:
     if section["sh_size"] > limit_bytes:
-        raise SymbolError(f"{path} has a {section.name} that is larger than any kernel's", size_bytes=section["sh_size"])
+        raise SymbolError(
+            f"{path} has a {section.name} that is larger than any kernel's", size_bytes=section["sh_size"]
+        )
     data: bytes = section.data()
     return data

@@ -1,0 +1,1 @@
+"""Command line, options, inputs, the run folder, the Beam pipeline's assembly, and stores."""

@@ -1,0 +1,20 @@
+"""``crashbeam schema``: the JSON Schema of a record."""
+
+from importlib import resources
+
+import click
+
+from crashbeam.pipeline.exit_codes import OK, WrongUse
+
+_FOLDER = resources.files("crashbeam.schemas") / "json"
+
+
+@click.command("schema")
+@click.argument("name", metavar="NAME")
+def schema_command(name: str) -> int:
+    """Prints the JSON Schema of the record NAME: crash_report or failure."""
+    names = sorted(file.name.removesuffix(".json") for file in _FOLDER.iterdir() if file.name.endswith(".json"))
+    if name not in names:
+        raise WrongUse(f"there is no record {name}; there are {', '.join(names)}")
+    click.echo((_FOLDER / f"{name}.json").read_text(encoding="utf-8"), nl=False)
+    return OK

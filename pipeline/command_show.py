@@ -1,0 +1,44 @@
+"""``crashbeam show``: one dump as text, or as its CrashReport. Beam is never imported on this way."""
+
+import click
+
+from crashbeam.pipeline.exit_codes import FAILURES, OK, WrongUse
+from crashbeam.pipeline.inputs import list_one
+from crashbeam.pipeline.options import config_option, debug_option, option, symbols_options
+from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
+from crashbeam.schemas.encode import to_json_line
+from crashbeam.schemas.failure import FailureRecord
+from crashbeam.vmcore.facts import AnalysisOptions
+from crashbeam.vmcore.stages import analyse, describe
+
+
+@click.command("show")
+@click.argument("dump", metavar="DUMP")
+@click.option("--json", "as_json", is_flag=True, help="Print the CrashReport instead.")
+@click.option("--cpu", metavar="N", type=click.IntRange(0), help="Only what concerns this CPU.")
+@symbols_options
+@debug_option
+@config_option
+def show_command(
+    dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None, debug: bool
+) -> int:
+    """Shows what is known of the crash in DUMP: who panicked, which CPUs saved their registers, and every stack."""
+    if as_json and cpu is not None:
+        raise WrongUse("--cpu is for the text: a report holds all CPUs (drop --cpu or --json)")
+    options = AnalysisOptions(absolute_symbols(symbols), absolute_profiles(profiles))
+    dump_input = list_one(dump)
+    if as_json:
+        record = analyse(dump_input, options)
+        click.echo(to_json_line(record), nl=False)
+        return say_failure(record) if isinstance(record, FailureRecord) else OK
+    shown = describe(dump_input, options, cpu)
+    if isinstance(shown, FailureRecord):
+        return say_failure(shown)
+    click.echo(shown)
+    return OK
+
+
+def say_failure(record: FailureRecord) -> int:
+    """Says on standard error why there is no report; the exit code."""
+    click.echo(f"crashbeam: {record.message} ({record.code}): {record.hint}", err=True)
+    return FAILURES

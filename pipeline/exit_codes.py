@@ -1,0 +1,17 @@
+"""The exit codes of DESIGN.md section 8, and the exceptions that lead to them."""
+
+OK = 0
+DEFECT = 1
+WRONG_USE = 2
+PROMISE_BROKEN = 3
+FAILURES = 4
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class WrongUse(Exception):
+    """Something that the person at the keyboard can put right: one line that says what and how."""
+
+
+class PromiseBroken(Exception):
+    """An input without a record, an output that filled up, a sink that refused: one line that says which."""

@@ -1,0 +1,139 @@
+"""The options of the commands: each is defined here once, and read from its flag, from ``CRASHBEAM_<OPTION>`` or from a TOML file.
+
+The first of the three wins. A TOML file holds options by their long names without the dashes (``workers = 4``).
+"""
+
+import hashlib
+import logging
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.vmcore.facts import AnalysisOptions
+from crashbeam.workers.analysis import ANALYSE
+from crashbeam.workers.limits import Limits
+
+ENVIRONMENT_PREFIX = "CRASHBEAM_"
+ISOLATIONS = ("children", "none")
+DIGEST_BYTES = 16
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What ``crashbeam run`` was asked for; paths are absolute. ``analyse`` is no option of the command."""
+
+    inputs: tuple[str, ...]
+    output: str
+    symbols: tuple[str, ...]
+    profiles: str | None
+    sinks: tuple[str, ...]
+    workers: int
+    runner: str
+    isolation: str
+    limits: Limits
+    fail_on_failures: bool
+    retry_failures: bool
+    debug: bool
+    analyse: str = ANALYSE
+
+    @property
+    def analysis(self) -> AnalysisOptions:
+        """What a report may depend on."""
+        return AnalysisOptions(symbols=self.symbols, profiles=self.profiles)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option that the environment can set too."""
+    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = ENVIRONMENT_PREFIX + long_name.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+def symbols_options(command: Command) -> Command:
+    """``--symbols`` and ``--profiles``: where the kernels' names and layouts come from."""
+    command = option(
+        "--profiles",
+        metavar="DIR",
+        help="Folder of compiled kernel profiles; without --symbols it alone is searched. [default: the user's cache]",
+    )(command)
+    return option(
+        "--symbols",
+        metavar="PATH",
+        multiple=True,
+        help="A vmlinux, a System.map, a compiled profile, or a folder of them: names and layouts of the kernels.",
+    )(command)
+
+
+def debug_option(command: Command) -> Command:
+    """``--debug``: log what goes on, with tracebacks."""
+    return option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        callback=_configure_logging,
+        help="Log what goes on, with tracebacks.",
+    )(command)
+
+
+def config_option(command: Command) -> Command:
+    """``--config``: a TOML file of options."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        envvar=ENVIRONMENT_PREFIX + "CONFIG",
+        help="A TOML file with options by their long names: flags and environment go before it.",
+    )(command)
+
+
+def options_digest(options: RunOptions, symbols_digest: str) -> str:
+    """BLAKE2b-128, in hex, of what can change a record: symbols by content, and limits."""
+    limits = options.limits
+    fields = (symbols_digest, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes)
+    return hashlib.blake2b(repr(fields).encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _configure_logging(context: click.Context, parameter: click.Parameter, debug: bool) -> bool:
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
+    return debug
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            given = tomllib.load(file)
+    except OSError as error:
+        raise WrongUse(f"--config {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WrongUse(f"--config {path} is no TOML: {error}") from error
+    names = _names_in_config(context.command)
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise WrongUse(f"--config {path}: unknown option {unknown[0]}; known are {', '.join(sorted(names))}")
+    context.default_map = {names[name]: value for name, value in given.items()}
+
+
+def _names_in_config(command: click.Command) -> dict[str, str]:
+    """Parameter names by the option's long name, with dashes and with underscores."""
+    names = {}
+    for parameter in command.params:
+        for name in parameter.opts:
+            if (
+                isinstance(parameter, click.Option)
+                and name.startswith("--")
+                and parameter.expose_value
+                and parameter.name
+            ):
+                long_name = name.removeprefix("--")
+                names[long_name] = parameter.name
+                names[long_name.replace("-", "_")] = parameter.name
+    return names

@@ -1,0 +1,131 @@
+"""A report as the text that kernel engineers know from crash.
+
+The labels and the order of a register block are those of crash's ``bt`` for PowerPC; what crash has no words for (a note that
+was not saved, a function whose return address was still in LR) is said in the same manner.
+"""
+
+from collections.abc import Callable, Iterator
+
+from crashbeam.schemas.codes import NoteState
+from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame, Stack, UnassignedNote
+
+_ROWS_32 = (
+    *(tuple((f"R{first + place}", f"r{first + place}") for place in range(4)) for first in range(0, 32, 4)),
+    (("NIP", "nip"), ("MSR", "msr"), ("OR3", "orig_r3"), ("CTR", "ctr")),
+    (("LR", "lr"), ("XER", "xer"), ("CCR", "cr"), ("MQ", "mq")),
+)
+_ROWS_64 = (
+    *(tuple((f"R{first + place}", f"r{first + place}") for place in range(min(3, 32 - first))) for first in range(0, 32, 3)),
+    (("NIP", "nip"), ("MSR", "msr"), ("OR3", "orig_r3")),
+    (("CTR", "ctr"), ("LR", "lr"), ("XER", "xer")),
+    (("CCR", "cr"), ("SOFTE", "softe")),
+)
+_NOTE_WORDS = {
+    NoteState.NOT_SAVED: "(not saved)",
+    NoteState.OFFLINE: "(offline)",
+    NoteState.INVALID: "(invalid)",
+    NoteState.UNREADABLE: "(unreadable)",
+    NoteState.NOT_POPULATED: "(not populated)",
+}
+
+NameAt = Callable[[str], str | None]
+"""The function at an address, which comes as the hex string of a report."""
+
+
+def show_text(report: CrashReport, name_at: NameAt, cpu: int | None = None) -> str:
+    """The whole report as text, or only what concerns one CPU."""
+    lines = [*_summary(report), "", *_notes(report), ""] if cpu is None else []
+    lines += _warnings(report, cpu)
+    for entry in report.cpus:
+        if entry.registers is not None and cpu in (None, entry.cpu):
+            lines += [*_cpu(entry, name_at), ""]
+        elif cpu == entry.cpu:
+            lines += [f"cpu {cpu}: no registers: {entry.note.state.sentence}", ""]
+    if cpu is None:
+        for note in report.unassigned_notes:
+            lines += [*_unassigned(note, name_at), ""]
+    return "\n".join(lines)
+
+
+def _summary(report: CrashReport) -> Iterator[str]:
+    source, kernel, system, panic = report.source, report.kernel, report.system, report.panic
+    container = " ".join(filter(None, (*source.wrapping, source.container, *source.page_codecs)))
+    level = "" if source.dump_level is None else f", dump level {source.dump_level}"
+    complete = "" if source.complete else ", INCOMPLETE"
+    yield f"    dump: {source.uri} ({container}{level}{complete})"
+    yield f"  kernel: {kernel.release or 'unknown'} {kernel.arch}, build id {kernel.build_id or 'unknown'}"
+    matched = f", matched by {kernel.symbols.matched_by}" if kernel.symbols.matched_by else ""
+    yield f" symbols: names from {kernel.symbols.names}, layouts from {kernel.symbols.layouts}{matched}"
+    yield f"    host: {system.nodename or 'unknown'}, crashed {system.crash_time or 'at an unknown time'}"
+    yield f"    cpus: {_count(system.cpus.possible)} possible, {_count(system.cpus.online)} online"
+    if panic.cpu is not None:
+        task = "" if panic.comm is None else f', pid {panic.pid} "{panic.comm}"'
+        yield f"   panic: cpu {panic.cpu}{task} (by {panic.found_by})"
+
+
+def _count(cpus: tuple[int, ...] | None) -> str:
+    return "unknown" if cpus is None else str(len(cpus))
+
+
+def _notes(report: CrashReport) -> Iterator[str]:
+    yield f"notes: {report.notes.in_file}"
+    for cpu in report.cpus:
+        note = cpu.note
+        if note.index is not None:
+            yield f"  notes[{cpu.cpu}]: NT_PRSTATUS {note.index}  pid {note.pid}"
+        elif note.state is NoteState.SAVED:
+            yield f"  notes[{cpu.cpu}]: NT_PRSTATUS (not in the file)  pid {note.pid}"
+        else:
+            yield f"  notes[{cpu.cpu}]: {_NOTE_WORDS[note.state]}"
+    for left in report.unassigned_notes:
+        yield f"  unassigned: NT_PRSTATUS {left.index}  pid {left.pid}"
+
+
+def _warnings(report: CrashReport, cpu: int | None) -> list[str]:
+    warnings = [f"WARNING: {warning.message}" for warning in report.warnings if cpu in (None, warning.cpu)]
+    return [*warnings, ""] if warnings else []
+
+
+def _cpu(cpu: Cpu, name_at: NameAt) -> Iterator[str]:
+    task = cpu.task
+    pid = "?" if task is None or task.pid is None else str(task.pid)
+    address = "?" if task is None else task.address
+    comm = "?" if task is None or task.comm is None else task.comm
+    yield f' PID: {pid:<6} TASK: {address}  CPU: {cpu.cpu}   COMMAND: "{comm}"'
+    yield ""
+    yield from _context(cpu.registers or {}, cpu.stack, name_at)
+
+
+def _unassigned(note: UnassignedNote, name_at: NameAt) -> Iterator[str]:
+    yield f" NT_PRSTATUS {note.index}   PID: {note.pid}   (no CPU could be shown to own it)"
+    yield ""
+    yield from _context(note.registers, note.stack, name_at)
+
+
+def _context(registers: dict[str, str], stack: Stack, name_at: NameAt) -> Iterator[str]:
+    yield from register_block(registers, name_at)
+    yield ""
+    for frame in stack.frames:
+        if frame.exception is not None:
+            yield f" --- {frame.exception.name or 'Exception'} [{frame.exception.vector}] ---"
+            yield from register_block(frame.exception.registers, name_at)
+        yield _frame(frame)
+    if stack.stop_reason is not None:
+        yield f" ({stack.stop_reason.sentence})"
+
+
+def register_block(registers: dict[str, str], name_at: NameAt) -> Iterator[str]:
+    """Registers in rows, then NIP and LR with the functions they lie in."""
+    for row in _ROWS_32 if "mq" in registers else _ROWS_64:
+        yield " " + "   ".join(f"{label + ':':<5}{registers[name]}" for label, name in row)
+    yield f" DAR: {registers['dar']} DSISR: {registers['dsisr']}        Syscall Result: {registers['result']}"
+    for label, name in (("NIP", "nip"), ("LR ", "lr")):
+        address = registers[name]
+        yield f"  {label} [{address:0>16}] {name_at(address) or ''}".rstrip()
+
+
+def _frame(frame: Frame) -> str:
+    module = f" [{frame.module}]" if frame.module else ""
+    offset = f"+0x{frame.offset:x}" if frame.level and frame.offset is not None else ""
+    name = f"{frame.symbol}{offset}{module} at " if frame.symbol else f"(unknown{module}) at "
+    return f" #{frame.level} [{frame.stack_pointer}] {name}{frame.address}"
