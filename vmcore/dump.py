@@ -30,9 +30,11 @@ from crashbeam.vmcore.notes import parse_notes, prstatus
 from crashbeam.vmcore.symbols.profile import KernelProfile
 from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel, default_folder
 from crashbeam.vmcore.unwind import Unwinder
-from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
+from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo, read_vmcoreinfo
 
 _DAMAGED = (PageStatus.LOST, PageStatus.TRUNCATED, PageStatus.CORRUPT)
+_RELEASE_AT = 2 * 65
+"""``release`` in ``struct new_utsname``: the third of its strings of ``__NEW_UTS_LEN`` + 1 bytes."""
 _EMPTY_VMCOREINFO = Vmcoreinfo.parse(b"")
 
 
@@ -67,12 +69,12 @@ class Dump:
         facts = self.facts = self.container.facts
         self.arch: Architecture = choose_architecture(facts.word_bytes, facts.byte_order)
         text = facts.vmcoreinfo
-        self.vmcoreinfo = Vmcoreinfo.parse(text) if text is not None else _EMPTY_VMCOREINFO
+        self.vmcoreinfo = read_vmcoreinfo(text) if text is not None else _EMPTY_VMCOREINFO
         self.notes = self._read_notes()
         self.release = self.vmcoreinfo.osrelease or (facts.utsname.release if facts.utsname else "")
         self.physical = PhysicalMemory(self.container, self.budget)
         self.page_bytes = self.vmcoreinfo.page_size or facts.block_size
-        linear = self.arch.find_linear_map(self.physical, self.vmcoreinfo, self.release)
+        linear = self.arch.find_linear_map(self.physical, self._release_evidence())
         self.memory = None if linear is None else self._memory(_linear_translation(linear))
         stage_mark.enter(Stage.SYMBOLS)
         self.matched_by: MatchedBy | None = None
@@ -97,9 +99,19 @@ class Dump:
         self.container.close()
 
     def _memory(self, translate: Callable[[int], int]) -> KernelMemory:
-        return KernelMemory(
-            self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.facts.byte_order
-        )
+        return KernelMemory(self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.facts.byte_order)
+
+    def _release_evidence(self) -> list[tuple[int, bytes]]:
+        """Where ``init_uts_ns`` must hold the release that VMCOREINFO names."""
+        address = self.vmcoreinfo.symbols.get("init_uts_ns")
+        if address is None or not self.release:
+            return []
+        return [
+            (
+                address + self.vmcoreinfo.offsets.get("uts_namespace.name", 0) + _RELEASE_AT,
+                self.release.encode() + b"\0",
+            )
+        ]
 
     def _read_notes(self) -> tuple[FileNote, ...]:
         found = parse_notes(self.facts.notes, self.facts.byte_order)
@@ -109,7 +121,9 @@ class Dump:
         for index, note in enumerate(prstatus(found)):
             decoded = decode_note(self.arch, self.facts.byte_order, index, note.whole)
             if decoded is None:
-                self.warn(WarningCode.NOTE_UNASSIGNED, f"note {index} has an unknown size ({len(note.descriptor)} bytes)")
+                self.warn(
+                    WarningCode.NOTE_UNASSIGNED, f"note {index} has an unknown size ({len(note.descriptor)} bytes)"
+                )
             else:
                 notes.append(decoded)
         return tuple(notes)
@@ -149,11 +163,16 @@ class Dump:
         profile = self.profile
         if profile is None:
             return None
-        if linear is None or self.memory is None:
-            self.warn(WarningCode.PAGES_UNREADABLE, "the kernel's linear map was not found: its init_uts_ns cannot be read")
+        linear = linear or self.arch.find_linear_map(self.physical, _banner_evidence(profile))
+        if linear is None:
+            self.warn(
+                WarningCode.PAGES_UNREADABLE,
+                "the kernel's linear map was not found: neither release nor banner can be read",
+            )
             memory = self._memory(_no_translation)
         else:
-            memory = self._memory(self._translation(linear, profile, self.memory))
+            provisional = self.memory or self._memory(_linear_translation(linear))
+            memory = self._memory(self._translation(linear, profile, provisional))
         self.memory = memory
         kernel = Kernel(memory, profile, self.arch)
         text = Text(kernel)
@@ -178,6 +197,11 @@ class Dump:
     def warn(self, code: WarningCode, message: str) -> None:
         """Adds a warning about the dump as a whole."""
         self.warnings.append(ReportWarning(code, None, message))
+
+
+def _banner_evidence(profile: KernelProfile) -> list[tuple[int, bytes]]:
+    address = profile.address_of("linux_banner")
+    return [] if address is None or profile.banner is None else [(address, profile.banner.encode())]
 
 
 def _linear_translation(linear: LinearMap) -> Callable[[int], int]:
@@ -224,5 +248,3 @@ def close_last() -> None:
     _LAST.dump = None
     if last is not None:
         last.close()
-
-

@@ -13,6 +13,8 @@ from crashbeam.vmcore.errors import PageError, PageStatus, TranslationError
 from crashbeam.vmcore.limits import Budget
 
 _CACHE_BYTES = 16 << 20
+_PAGES_KNOWN = 4096
+"""Translated pages that one KernelMemory remembers; pages themselves are shared with the cache above."""
 _ZERO_PAGES_DROPPED = 1
 """Bit of makedumpfile's dump level."""
 
@@ -102,6 +104,7 @@ class KernelMemory:
         self._mask = physical.page_bytes - 1
         self._word_mask = (1 << 8 * word_bytes) - 1
         self._pages: dict[int, bytes] = {}
+        self._code_pages: dict[int, bytes] = {}
 
     def page_at(self, address: int) -> bytes:
         """The page that holds ``address``. Raises TranslationError, PageError."""
@@ -111,7 +114,7 @@ class KernelMemory:
             if not 0 <= address <= self._word_mask:
                 raise TranslationError(f"{address:#x} is no kernel address")
             page = self.physical.page(self.translate(number << self._shift) >> self._shift)
-            if len(self._pages) >= 4096:
+            if len(self._pages) >= _PAGES_KNOWN:
                 self._pages.clear()
             self._pages[number] = page
         return page
@@ -146,7 +149,9 @@ class KernelMemory:
 
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """``count`` words from ``address``. Raises TranslationError, PageError."""
-        return struct.unpack(f"{self._order}{count}{self._word.format[-1:]}", self.read(address, count * self.word_bytes))
+        return struct.unpack(
+            f"{self._order}{count}{self._word.format[-1:]}", self.read(address, count * self.word_bytes)
+        )
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """``size_bytes`` of data at ``address``. Raises TranslationError, PageError."""
@@ -158,6 +163,9 @@ class KernelMemory:
 
     def read_code(self, address: int, size_bytes: int) -> bytes:
         """``size_bytes`` of text at ``address``: excluded pages are never taken for zeros. Raises TranslationError, PageError."""
+        offset = address & self._mask
+        if offset + size_bytes <= self._mask + 1:
+            return self._code_page_at(address)[offset : offset + size_bytes]
         return b"".join(self._pieces(address, size_bytes, self._code_page_at))
 
     def code_words(self, address: int, count: int) -> tuple[int, ...]:
@@ -165,8 +173,15 @@ class KernelMemory:
         return struct.unpack(f"{self._order}{count}I", self.read_code(address, 4 * count))
 
     def _code_page_at(self, address: int) -> bytes:
-        physical = self.translate(address & ~self._mask)
-        return self.physical.page(physical >> self._shift, zeros=False)
+        number = address >> self._shift
+        page = self._code_pages.get(number)
+        if page is None:
+            physical = self.translate(number << self._shift)
+            page = self.physical.page(physical >> self._shift, zeros=False)
+            if len(self._code_pages) >= _PAGES_KNOWN:
+                self._code_pages.clear()
+            self._code_pages[number] = page
+        return page
 
     def _pieces(self, address: int, size_bytes: int, page_at: Callable[[int], bytes]) -> Iterator[bytes]:
         while size_bytes > 0:

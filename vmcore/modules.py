@@ -106,7 +106,9 @@ class Text:
         if memories is not None and element:
             for kind in _TEXT_KINDS:
                 at = address + memories.offset + kind * element
-                regions.append((kernel.number_at(at, "module_memory", "base"), kernel.number_at(at, "module_memory", "size")))
+                regions.append(
+                    (kernel.number_at(at, "module_memory", "base"), kernel.number_at(at, "module_memory", "size"))
+                )
         for layout in ("core_layout", "init_layout"):
             place = profile.field("module", layout)
             if place is not None:

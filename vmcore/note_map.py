@@ -84,7 +84,9 @@ def decode_note(arch: Architecture, byte_order: str, index: int, content: bytes)
     note_format = arch.notes.get(len(content) - _DESCRIPTOR_AT)
     if note_format is None:
         return None
-    (pid,) = struct.unpack_from((">" if byte_order == "big" else "<") + "i", content, _DESCRIPTOR_AT + note_format.pid_at)
+    (pid,) = struct.unpack_from(
+        (">" if byte_order == "big" else "<") + "i", content, _DESCRIPTOR_AT + note_format.pid_at
+    )
     registers = decode_registers(arch, byte_order, content, _DESCRIPTOR_AT + note_format.registers_at)
     return FileNote(index, content, pid, registers)
 
@@ -198,7 +200,9 @@ def _decide_by_content(decision: _Decision, judged: Mapping[int, _Judged]) -> di
         missing[cpu] = found.note
         decision.evidence[cpu] = [Evidence.CRASH_NOTES]
         decision.warn(
-            WarningCode.NOTE_MISSING_FROM_FILE, cpu, f"cpu {cpu}: its crash_notes buffer holds a note that the file lacks"
+            WarningCode.NOTE_MISSING_FROM_FILE,
+            cpu,
+            f"cpu {cpu}: its crash_notes buffer holds a note that the file lacks",
         )
     return missing
 
@@ -229,11 +233,15 @@ def _warn_of_states(decision: _Decision, judged: Mapping[int, _Judged]) -> None:
             decision.warn(WarningCode.NOTE_NOT_SAVED, cpu, message)
         elif state is NoteState.INVALID:
             decision.warn(
-                WarningCode.NOTE_INVALID, cpu, f"cpu {cpu}: its crash_notes buffer holds no whole note: {judged[cpu].problem}"
+                WarningCode.NOTE_INVALID,
+                cpu,
+                f"cpu {cpu}: its crash_notes buffer holds no whole note: {judged[cpu].problem}",
             )
         elif state is NoteState.UNREADABLE and not everywhere:
             problem = judged[cpu].problem or "its page was left out of the dump"
-            decision.warn(WarningCode.CRASH_NOTES_UNREADABLE, cpu, f"cpu {cpu}: crash_notes buffer cannot be read: {problem}")
+            decision.warn(
+                WarningCode.CRASH_NOTES_UNREADABLE, cpu, f"cpu {cpu}: crash_notes buffer cannot be read: {problem}"
+            )
 
 
 def _decide_by_witnesses(decision: _Decision, sayings: Mapping[int, Mapping[Evidence, int]]) -> None:
@@ -287,12 +295,16 @@ def _decide_by_order(
     for pool in pools:
         if not left or len(pool) != len(left):
             continue
-        if any(cpu not in (None, given) for index, given in zip(left, pool, strict=True) for cpu in sayings[index].values()):
+        if any(
+            cpu not in (None, given) for index, given in zip(left, pool, strict=True) for cpu in sayings[index].values()
+        ):
             continue
         for index, cpu in zip(left, pool, strict=True):
             decision.give(cpu, index, Evidence.NOTE_ORDER)
             decision.warn(
-                WarningCode.NOTE_ORDER_USED, cpu, f"cpu {cpu}: note {index} was given to it by its order in the file alone"
+                WarningCode.NOTE_ORDER_USED,
+                cpu,
+                f"cpu {cpu}: note {index} was given to it by its order in the file alone",
             )
         return
 
@@ -323,9 +335,7 @@ def _cpus(decision: _Decision, from_buffer: Mapping[int, FileNote]) -> dict[int,
         index = index_of.get(cpu)
         note = decision.notes[index] if index is not None else from_buffer.get(cpu)
         evidence = tuple(decision.evidence.get(cpu, ()))
-        found[cpu] = (
-            CpuNoteMap(state) if note is None else CpuNoteMap(state, index, evidence, note.pid, note.registers)
-        )
+        found[cpu] = CpuNoteMap(state) if note is None else CpuNoteMap(state, index, evidence, note.pid, note.registers)
     return found
 
 

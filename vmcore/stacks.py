@@ -32,7 +32,9 @@ def thread_bytes(kernel: Kernel, cpus: tuple[int, ...]) -> int:
     if size and _is_thread_size(size):
         return size
     for cpu in cpus[:4]:
-        hard, soft = (_read_base(kernel, StackArray(name, StackKind.UNKNOWN), cpu) for name in ("hardirq_ctx", "softirq_ctx"))
+        hard, soft = (
+            _read_base(kernel, StackArray(name, StackKind.UNKNOWN), cpu) for name in ("hardirq_ctx", "softirq_ctx")
+        )
         if hard and soft and _is_thread_size(abs(hard - soft)):
             return abs(hard - soft)
     return kernel.arch.default_thread_bytes
@@ -45,12 +47,13 @@ def _is_thread_size(size: int) -> bool:
 def find_stacks(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> dict[int, tuple[Stack, ...]]:
     """The stacks of each CPU of ``tasks``: its current task's first, then its own."""
     size = thread_bytes(kernel, tuple(tasks))
+    arrays = [array for array in kernel.arch.stack_arrays if kernel.profile.address_of(array.variable) is not None]
     found: dict[int, tuple[Stack, ...]] = {}
     for cpu, task in tasks.items():
         stacks = []
         if task is not None and task.stack_base:
             stacks.append(Stack(StackKind.TASK, task.stack_base, task.stack_base + size))
-        for array in kernel.arch.stack_arrays:
+        for array in arrays:
             low = _read_base(kernel, array, cpu)
             if low:
                 stacks.append(Stack(array.kind, low, low + size))

@@ -38,7 +38,9 @@ def map_notes(opened: Opened | Failed, options: AnalysisOptions) -> Mapped | Fai
 
 def unwind_stacks(mapped: Mapped | Failed, options: AnalysisOptions) -> Unwound | Failed:
     """Unwinds every CPU that has registers."""
-    return mapped if isinstance(mapped, Failed) else _run(stacks_stage.unwind_stacks, mapped, options, mapped.opened.input)
+    return (
+        mapped if isinstance(mapped, Failed) else _run(stacks_stage.unwind_stacks, mapped, options, mapped.opened.input)
+    )
 
 
 def build_report(unwound: Unwound | Failed, options: AnalysisOptions) -> CrashReport | Failed:

@@ -15,7 +15,10 @@ _ROWS_32 = (
     (("LR", "lr"), ("XER", "xer"), ("CCR", "cr"), ("MQ", "mq")),
 )
 _ROWS_64 = (
-    *(tuple((f"R{first + place}", f"r{first + place}") for place in range(min(3, 32 - first))) for first in range(0, 32, 3)),
+    *(
+        tuple((f"R{first + place}", f"r{first + place}") for place in range(min(3, 32 - first)))
+        for first in range(0, 32, 3)
+    ),
     (("NIP", "nip"), ("MSR", "msr"), ("OR3", "orig_r3")),
     (("CTR", "ctr"), ("LR", "lr"), ("XER", "xer")),
     (("CCR", "cr"), ("SOFTE", "softe")),

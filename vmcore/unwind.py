@@ -15,7 +15,8 @@ from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import ExceptionFrame, Frame
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE, Architecture
-from crashbeam.vmcore.arch.code import Flow, ReturnAddress
+from crashbeam.vmcore.arch import find_return_address
+from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES, ReturnAddress
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.limits import MAX_FRAMES
 from crashbeam.vmcore.memory import KernelMemory
@@ -109,8 +110,8 @@ class Unwinder:
         self.arch = arch
         self.text = text
         self.quirks: set[str] = set()
-        self._flows: dict[int, Flow] = {}
         self._answers: dict[tuple[int, int], ReturnAddress] = {}
+        self._calls: dict[int, int] = {}
 
     def unwind(self, registers: Registers, stacks: tuple[Stack, ...]) -> StackRecord:
         """The stack of a CPU with these registers and these stacks of its own."""
@@ -128,22 +129,27 @@ class Unwinder:
         key = (function.start, nip)
         answer = self._answers.get(key)
         if answer is None:
-            flow = self._flows.get(function.start)
-            if flow is None:
-                words = self.memory.code_words(function.start, (function.end - function.start) // 4)
-                flow = self._flows[function.start] = Flow(words, self.arch.lr_slot, self.arch.decode)
-            answer = self._answers[key] = flow.at((nip - function.start) // 4)
+            code = self.memory.read_code(function.start, min(function.end - function.start, MAX_FUNCTION_BYTES))
+            index = (nip - function.start) // 4
+            answer = self._answers[key] = find_return_address(self.arch.word_bytes, self.memory.byte_order, code, index)
         return answer
 
     def call_before(self, address: int) -> int | None:
         """The instruction before a return address if it is a call, else ``None`` (also where it cannot be read)."""
-        if self.text.function_at(address - 4) is None:
-            return None
+        call = self._calls.get(address)
+        if call is None:
+            call = self._calls[address] = self._read_call(address - 4)
+        return call or None
+
+    def _read_call(self, address: int) -> int:
+        """The call at ``address``, 0 if none stands there."""
+        if self.text.function_at(address) is None:
+            return 0
         try:
-            (word,) = self.memory.code_words(address - 4, 1)
+            (word,) = self.memory.code_words(address, 1)
         except VmcoreError:
-            return None
-        return word if is_call(word) else None
+            return 0
+        return word if is_call(word) else 0
 
 
 def is_call(word: int) -> bool:

@@ -6,7 +6,8 @@ line of 79 characters or more loses its end and its newline, so that the next li
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 MAX_TEXT_BYTES: Final = 1 << 18
@@ -75,6 +76,23 @@ class Vmcoreinfo:
             lengths=_counts(tables[b"LENGTH"]),
             numbers=tables[b"NUMBER"],
         )
+
+
+def read_vmcoreinfo(text: bytes) -> Vmcoreinfo:
+    """The same as ``Vmcoreinfo.parse``. Dumps of one build differ in the last line alone, CRASHTIME: the rest is kept."""
+    body, key, value = text.rpartition(b"CRASHTIME=")
+    value = value.rstrip(b"\n\0")
+    if not key or not body.endswith(b"\n") or b"\n" in value or len(text) > MAX_TEXT_BYTES:
+        return Vmcoreinfo.parse(text)
+    kept = _parse_kept(body)
+    if kept.crash_time_seconds is not None:
+        return kept
+    return replace(kept, crash_time_seconds=_crash_time(value))
+
+
+@lru_cache(maxsize=16)
+def _parse_kept(text: bytes) -> Vmcoreinfo:
+    return Vmcoreinfo.parse(text)
 
 
 def _lines(text: bytes) -> list[bytes]:

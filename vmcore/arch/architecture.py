@@ -1,13 +1,12 @@
 """What differs between 32-bit and 64-bit PowerPC, as one table each; everything above asks the table, never which one it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.code import Instruction
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
-from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
 
 MSR_PROBLEM_STATE = 0x4000
 """MSR[PR]: the registers are a user process'. The same bit in every PowerPC (Power ISA book III, MSR)."""
@@ -74,7 +73,7 @@ class Architecture:
     stack_arrays: tuple[StackArray, ...]
     default_thread_bytes: int
     decode: Callable[[int], Instruction]
-    find_linear_map: Callable[[PhysicalMemory, Vmcoreinfo, str], LinearMap | None]
+    find_linear_map: Callable[[PhysicalMemory, Sequence[tuple[int, bytes]]], LinearMap | None]
     bound_linear_map: Callable[[LinearMap, Layouts, KernelMemory], LinearMap]
     page_walk: Callable[[LinearMap, Layouts, KernelMemory, int], Callable[[int], int] | None]
     task_register: int

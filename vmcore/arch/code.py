@@ -23,8 +23,8 @@ LR = 1 << 32
 """The bit of LR in a set of holders; bit n is GPR n."""
 _VOLATILE = 1 | 0x1FF8
 """r0 and r3 to r12: a call may write them (r2 and r13 are never written by compiled code)."""
-_MAX_FUNCTION_WORDS = 32768
-"""The longest function that is followed (128 KiB of text); the longest of the corpus' kernels has 7,000 words."""
+MAX_FUNCTION_BYTES = 1 << 17
+"""The longest function that is followed; the longest of the corpus' kernels has 28 KiB."""
 _PROLOGUE_WORDS = 8
 """A call of the profiler (``_mcount``, ``ftrace_caller``) stands within these."""
 
@@ -103,9 +103,60 @@ _EXTENDED_WRITES_RA = frozenset(
 )
 """Opcode 31: and, or, shifts, extensions, counts: the result goes to RA."""
 _EXTENDED_WRITES_NOTHING = frozenset(
-    {0, 4, 32, 68, 54, 86, 146, 144, 178, 210, 242, 246, 274, 278, 306, 370, 467, 470, 512, 562, 566, 598, 595, 598, 758}
+    {
+        0,
+        4,
+        32,
+        68,
+        54,
+        86,
+        146,
+        144,
+        178,
+        210,
+        242,
+        246,
+        274,
+        278,
+        306,
+        370,
+        467,
+        470,
+        512,
+        562,
+        566,
+        598,
+        595,
+        598,
+        758,
+    }
     | {854, 914, 946, 978, 982, 1014, 192, 224, 30, 18, 22, 50, 82, 114, 118}
-    | {149, 151, 214, 215, 407, 150, 660, 661, 662, 918, 694, 726, 663, 727, 983, 135, 167, 199, 231, 487, 7, 39, 71, 103}
+    | {
+        149,
+        151,
+        214,
+        215,
+        407,
+        150,
+        660,
+        661,
+        662,
+        918,
+        694,
+        726,
+        663,
+        727,
+        983,
+        135,
+        167,
+        199,
+        231,
+        487,
+        7,
+        39,
+        71,
+        103,
+    }
     | {359, 535, 599, 855, 887, 725, 916, 532 + 2048}
 )
 """Opcode 31: compares, stores, cache and TLB operations, moves to special registers, vector and floating point memory access."""
@@ -154,9 +205,7 @@ def _decode_branch(word: int, primary: int) -> Instruction:
         if word & 1:
             return Instruction(Kind.CALL)
         always = word & 0x02800000 == 0x02800000
-        return Instruction(
-            Kind.BRANCH if always else Kind.CONDITIONAL, value=_signed(word & 0xFFFC, 16), base=word & 2
-        )
+        return Instruction(Kind.BRANCH if always else Kind.CONDITIONAL, value=_signed(word & 0xFFFC, 16), base=word & 2)
     extended = (word >> 1) & 0x3FF
     if extended not in (16, 528, 560, 50, 18, 51, 38, 39, 274, 82):
         return _NOTHING
@@ -231,7 +280,7 @@ class Flow:
     """
 
     def __init__(self, words: Sequence[int], slot_offset: int, decode: Callable[[int], Instruction]) -> None:
-        self._words = words[:_MAX_FUNCTION_WORDS]
+        self._words = words[: MAX_FUNCTION_BYTES // 4]
         self._slot_offset = slot_offset
         self._decode = decode
         self._leaders = self._branch_targets()
@@ -426,8 +475,10 @@ def _meet(first: State, second: State) -> State:
 
 
 def _differs(first: State, second: State) -> int:
-    return ((first.depth != 0) != (second.depth != 0)) + (first.slot != second.slot) + (
-        bool(first.holders & LR) != bool(second.holders & LR)
+    return (
+        ((first.depth != 0) != (second.depth != 0))
+        + (first.slot != second.slot)
+        + (bool(first.holders & LR) != bool(second.holders & LR))
     )
 
 

@@ -1,12 +1,13 @@
 """32-bit PowerPC: notes, registers, frames, vectors, linear map and page tables (Linux arch/powerpc, 4.x to 6.12).
 
-The linear map is found from evidence: the kernel's ``init_uts_ns`` must hold the release that VMCOREINFO names. Page tables
+The linear map is found from evidence: a text that is known (the release in ``init_uts_ns``, the banner) must lie where the
+map puts it. Page tables
 have two levels; the sizes of ``pgd_t`` and ``pte_t`` give their geometry (asm/pgtable.h), the family of the CPU the format of
 an entry.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import StackKind
@@ -14,14 +15,14 @@ from crashbeam.vmcore.arch.architecture import Architecture, Layouts, LinearMap,
 from crashbeam.vmcore.arch.code import decode_32
 from crashbeam.vmcore.errors import PageError, TranslationError
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
-from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
 
 _PAGE_OFFSET = 0xC0000000
 """CONFIG_PAGE_OFFSET of nearly every configuration; others are found by their distance all the same."""
 _RELOCATION_STEP = 1 << 20
 _RELOCATION_LIMIT = 4096
 """A relocated kernel is looked for at every MiB of the first 4 GiB."""
-_UTSNAME_FIELD_BYTES = 65
+_OTHER_PAGE_OFFSETS = (0x80000000, 0x40000000, 0xB0000000, 0x70000000)
+"""The other choices of arch/powerpc/Kconfig and of boards that moved the user's part of the address space."""
 
 REGISTERS = (
     *(f"r{number}" for number in range(32)),
@@ -75,30 +76,25 @@ _CLASSIC_AND_BOOKE = {
 }
 
 
-def find_linear_map(physical: PhysicalMemory, vmcoreinfo: Vmcoreinfo, release: str) -> LinearMap | None:
-    """The linear map, shown by the release string in the kernel's own ``init_uts_ns``; ``None`` if no place shows it."""
-    symbol = vmcoreinfo.symbols.get("init_uts_ns")
-    member = vmcoreinfo.offsets.get("uts_namespace.name", 0)
-    if symbol is None or not release:
-        return None
-    address = symbol + member + 2 * _UTSNAME_FIELD_BYTES
-    expected = release.encode() + b"\0"
-    for offset in _offsets(vmcoreinfo):
-        place = address - offset
-        if place < 0:
-            continue
-        try:
-            if physical.read(place, len(expected), zeros=False) == expected:
-                return LinearMap(offset, max(offset, 0), 1 << 32)
-        except PageError:
-            continue
+def find_linear_map(physical: PhysicalMemory, evidence: Sequence[tuple[int, bytes]]) -> LinearMap | None:
+    """The linear map that puts one of the texts of ``evidence`` at its kernel address; ``None`` if no place shows any."""
+    for offset in _offsets():
+        if any(_holds(physical, address - offset, text) for address, text in evidence):
+            return LinearMap(offset, max(offset, 0), 1 << 32)
     return None
 
 
-def _offsets(vmcoreinfo: Vmcoreinfo) -> Iterator[int]:
+def _holds(physical: PhysicalMemory, place: int, text: bytes) -> bool:
+    try:
+        return place >= 0 and physical.read(place, len(text), zeros=False) == text
+    except PageError:
+        return False
+
+
+def _offsets() -> Iterator[int]:
     """Distances of virtual and physical addresses, likely ones first: memory at 0, then a kernel moved up by whole MiB."""
     yield _PAGE_OFFSET
-    yield from (0x80000000, 0x40000000, 0xB0000000, 0x70000000)
+    yield from _OTHER_PAGE_OFFSETS
     for step in range(1, _RELOCATION_LIMIT):
         yield _PAGE_OFFSET - step * _RELOCATION_STEP
 

@@ -219,3 +219,57 @@ def _unpack_sub(main: MainHeader, layout: _SubLayout, data: bytes) -> tuple[int,
     if len(data) < layout.size_bytes:
         raise TruncatedError("the file ends inside its sub header", offset=main.block_size, size_bytes=len(data))
     return struct.unpack_from((">" if main.byte_order == "big" else "<") + layout.fields, data)
+
+
+def pack_main_header(header: MainHeader) -> bytes:
+    """The bytes of a main header: 452, or 464 of a wide one."""
+    layout = next(each for each in _MAIN_LAYOUTS if (each.wide, each.byte_order) == (header.wide, header.byte_order))
+    data = bytearray(layout.rest_at + layout.rest.size)
+    data[: len(SIGNATURE)] = SIGNATURE
+    data[8:12] = header.version.to_bytes(4, header.byte_order, signed=True)
+    for place, name in enumerate(("sysname", "nodename", "release", "version", "machine", "domainname")):
+        at = _UTSNAME_AT + place * _UTSNAME_STRING_BYTES
+        text = getattr(header.utsname, name).encode("utf-8", "replace")[: _UTSNAME_STRING_BYTES - 1]
+        data[at : at + len(text)] = text
+    layout.time.pack_into(data, layout.time_at, header.timestamp_seconds)
+    layout.rest.pack_into(
+        data,
+        layout.rest_at,
+        header.status,
+        header.block_size,
+        header.sub_header_blocks,
+        header.bitmap_blocks,
+        header.max_mapnr,
+        *(0, 0, 0, 0),
+        header.cpus,
+    )
+    return bytes(data)
+
+
+def sub_header_bytes(word_bytes: int, packed: bool) -> int:
+    """The length of a sub header: the notes follow it."""
+    return _sub_layout(word_bytes, packed).size_bytes
+
+
+def pack_sub_header(byte_order: ByteOrder, sub: SubHeader) -> bytes:
+    """The bytes of a sub header of version 6; ``start_pfn`` and ``end_pfn`` are written for a split part only."""
+    limit = (1 << 8 * sub.word_bytes) - 1
+    start, end = (sub.start_pfn, sub.end_pfn) if sub.split else (0, 0)
+    return struct.pack(
+        (">" if byte_order == "big" else "<") + _sub_layout(sub.word_bytes, sub.packed).fields,
+        0,
+        sub.dump_level or 0,
+        int(sub.split),
+        min(start, limit),
+        min(end, limit),
+        *(sub.vmcoreinfo_at, sub.vmcoreinfo_bytes),
+        *(sub.notes_at, sub.notes_bytes),
+        *(0, 0),
+        *(start, end, sub.max_pfn),
+    )
+
+
+def _sub_layout(word_bytes: int, packed: bool) -> _SubLayout:
+    if word_bytes == 8:
+        return _SUB_64
+    return _SUB_32_PACKED if packed else _SUB_32

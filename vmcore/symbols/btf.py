@@ -1,8 +1,8 @@
 """Struct layouts from BTF, the compact type information of a ``.BTF`` section or of the kernel's own memory.
 
-Format: ``include/uapi/linux/btf.h`` of Linux 6.12, ``Documentation/bpf/btf.rst``. A type is a record of three 32-bit words
-(name, info, size or type) and more words by its kind; types are numbered from 1 in file order. The records are walked once
-to know where each starts; only what is wanted is looked at.
+Format: ``include/uapi/linux/btf.h`` of Linux 6.12, ``Documentation/bpf/btf.rst``. A type is a record of three 32-bit
+words (name, info, size or type) and more words by its kind; types are numbered from 1 in file order. The records are
+walked once to know where each starts; only what is wanted is looked at.
 """
 
 import struct

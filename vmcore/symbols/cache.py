@@ -29,7 +29,7 @@ def default_folder() -> Path | None:
 
 
 def profile_name(profile: KernelProfile) -> str:
-    """The file name of a build's profile: its build id, else a digest of its banner, else of what its System.map says."""
+    """The file name of a build's profile: its build id, else a digest of its banner, else of the whole profile."""
     if profile.build_id and _BUILD_ID.fullmatch(profile.build_id):
         return profile.build_id + SUFFIX
     return _banner_name(profile.banner) if profile.banner else f"{_MAP_PREFIX}{profile.digest}{SUFFIX}"
@@ -71,7 +71,7 @@ class ProfileCache:
         return [(self.folder or Path()) / name for name in names]
 
     def named(self, name: str) -> KernelProfile | None:
-        """The profile of that file name; ``None`` if there is none, or none that can be used: it is to be made again."""
+        """The profile of that file name; ``None`` if there is none, or one that cannot be used and is to be remade."""
         if name in self._in_memory:
             return self._in_memory[name]
         if self.folder is None:

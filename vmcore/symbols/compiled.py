@@ -48,7 +48,7 @@ def release_of(banner: str | None) -> str | None:
 
 
 def text_ranges_of(addresses: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
-    """[start, end) of the kernel's text and of its init text. Raises SymbolError if there is no ``_stext``, ``_etext``."""
+    """[start, end) of the kernel's text, and of its init text. Raises SymbolError without ``_stext`` and ``_etext``."""
     ranges = []
     for start, end in _TEXT_BOUNDS:
         if start in addresses and end in addresses and addresses[start] < addresses[end]:
@@ -59,7 +59,7 @@ def text_ranges_of(addresses: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
 
 
 def name_text(symbols: Iterable[tuple[int, str, bool]], ranges: tuple[tuple[int, int], ...]) -> list[tuple[int, str]]:
-    """One name for each address, sorted, of (address, name, is weak) symbols; what lies outside the ranges is left out."""
+    """One name for each address, sorted, of (address, name, is weak) symbols; those outside the ranges are left out."""
     single: dict[int, str] = {}
     several: dict[int, list[SymbolName]] = {}
     for address, name, weak in symbols:

@@ -1,8 +1,9 @@
 """Struct layouts from a vmlinux's DWARF, versions 2 to 5.
 
-A kernel has hundreds of compile units; the structs that matter are whole in a few of them. These are found by a function
-that each of them defines: its address leads through ``.debug_aranges`` to the unit. Of a unit only the outermost entries are
-read (DWARF 5, section 7.5; DW_AT_sibling leads past their children), and those below the structs that are wanted.
+A kernel has hundreds of compile units; the structs that matter are whole in a few of them. These are found by a
+function that each of them defines: its address leads through ``.debug_aranges`` to the unit. Of a unit only the
+outermost entries are read (DWARF 5, section 7.5; DW_AT_sibling leads past their children), and what is below the
+structs that are wanted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ _UNITS = {
     "kmsg_dump_get_buffer": "kernel/printk/printk.c",
     "prb_reserve": "kernel/printk/printk_ringbuffer.c",
     "ktime_get": "kernel/time/timekeeping.c",
-    "opal_exit": "arch/powerpc/platforms/powernv/opal.c",
+    "emergency_stack_init": "arch/powerpc/kernel/setup_64.c",
     "load_module": "kernel/module/main.c",
     "start_kernel": "init/main.c",
 }
@@ -69,8 +70,9 @@ _POINTERS = frozenset(("DW_TAG_pointer_type", "DW_TAG_reference_type"))
 def read_layouts(elf: ELFFile, wanted: WantedLayouts, addresses: Mapping[str, int]) -> dict[str, StructLayout]:
     """The layouts of those of ``wanted`` that the units define; none if the file has no DWARF.
 
-    A name is that of a struct or union, else of a typedef. Bitfields have no byte offset and are left out. ``addresses``
-    holds those of the kernel's functions. Raises SymbolError for DWARF that contradicts itself, and what pyelftools raises.
+    A name is that of a struct or union, else of a typedef. Bitfields have no byte offset and are left out.
+    ``addresses`` holds those of the kernel's functions. Raises SymbolError for DWARF that contradicts itself, and what
+    pyelftools raises.
     """
     information = _information(elf)
     layouts: dict[str, StructLayout] = {}

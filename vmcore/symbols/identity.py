@@ -1,7 +1,7 @@
 """What a file of symbols is, and of which kernel build, told from its first megabytes.
 
-A compressed vmlinux need not be unpacked whole for that: its program headers say where its notes are, and ``linux_banner``
-lies before them, in the read-only data.
+A compressed vmlinux need not be unpacked whole for that: its program headers say where its notes are, and
+``linux_banner`` lies before them, in the read-only data.
 """
 
 import re

@@ -1,6 +1,7 @@
 """What each file of symbols is, remembered by path, size and time, so that a compressed vmlinux is looked into once."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ class SymbolIndex:
     def save(self) -> None:
         """Writes what has changed; an index that cannot be written is done without.
 
-        What another process has written meanwhile stays. If both write at one moment, entries of one are lost, and made again.
+        What another process has written meanwhile stays; what both write at one moment may be lost, and is remade.
         """
         if self._changed and self._path is not None:
             entries = self._load() | self._changed
@@ -105,15 +106,17 @@ class SymbolIndex:
 
 
 def list_symbol_files(path: str) -> list[SymbolFile]:
-    """The file at ``path``, or those of the folder there, large ones first (they are likelier to have debug information).
+    """The file at ``path``, or those of the folder there, large ones first (likelier to have debug information).
 
-    Folders are followed two levels down; modules, configurations and hidden files are passed over. Raises SymbolError if
-    there is nothing at ``path``.
+    Folders are followed two levels down; modules, configurations and hidden files are passed over. Raises SymbolError
+    if there is no regular file or folder at ``path``.
     """
     path = os.path.abspath(path)
     try:
         if not os.path.isdir(path):
             status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise SymbolError(f"{path} is no regular file")
             return [SymbolFile(path, status.st_size, status.st_mtime_ns)]
         files = list(_files_below(path, 1))
     except OSError as error:

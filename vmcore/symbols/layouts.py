@@ -137,4 +137,4 @@ LAYOUTS: WantedLayouts = {
     "timekeeper": ("xtime_sec",),
 }
 """What is compiled into a profile. What a kernel lacks is absent: ``task_struct.cpu`` left 5.x kernels, ``module.mem``
-came with 6.4, ``module.core_layout`` with 4.5, ``dear`` and ``esr`` (other names of ``dar`` and ``dsisr``) with 5.16."""
+came with 6.4, ``module.core_layout`` with 4.5, ``dear`` and ``esr`` (``dar`` and ``dsisr`` of BookE) with 5.16."""

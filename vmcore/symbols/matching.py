@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from crashbeam.schemas.codes import MatchedBy
 from crashbeam.vmcore.symbols.profile import KernelProfile
 
-_NO_ADDRESS_OF_A_SYMBOL = frozenset(("mem_section",))
-"""VMCOREINFO_SYMBOL_ARRAY() of a pointer gives what it points to (``kernel/vmcore_info.c``, SPARSEMEM_EXTREME)."""
+_NO_ADDRESS_OF_A_SYMBOL = frozenset(("mem_section", "vmemmap"))
+"""VMCOREINFO_SYMBOL_ARRAY() of a pointer gives what it points to (``kernel/vmcore_info.c`` of 6.12)."""
 _MIN_EQUAL_SYMBOLS = 3
 
 
@@ -15,8 +15,8 @@ _MIN_EQUAL_SYMBOLS = 3
 class WantedKernel:
     """What a dump says of its kernel.
 
-    ``vmcoreinfo_symbols`` are the SYMBOL() lines of VMCOREINFO, as the kernel was linked (less KERNELOFFSET); ``banner`` is
-    the text at ``linux_banner`` without its newline, if it could be read without symbols.
+    ``vmcoreinfo_symbols`` are the SYMBOL() lines of VMCOREINFO, as the kernel was linked (less KERNELOFFSET);
+    ``banner`` is the text at ``linux_banner`` without its newline, if it could be read without symbols.
     """
 
     build_id: str | None = None
@@ -36,7 +36,7 @@ def same_build(build_id: str | None, banner: str | None, wanted: WantedKernel) -
 
 def is_decided(build_id: str | None, banner: str | None, wanted: WantedKernel) -> bool:
     """Whether build ids or banners can be compared at all."""
-    return bool(build_id and wanted.build_id or banner and wanted.banner)
+    return bool((build_id and wanted.build_id) or (banner and wanted.banner))
 
 
 def same_addresses(profile: KernelProfile, wanted: WantedKernel) -> bool:

@@ -50,8 +50,8 @@ def without_dot(name: str) -> str:
 def choose_name(names: Iterable[SymbolName]) -> str:
     """The name to show, without its ELFv1 dot.
 
-    Last come boundary labels, then weak symbols (else ``sys_ni_syscall`` would be shown as one of its many aliases), then
-    names with more leading underscores, then the later in the alphabet.
+    Last come boundary labels; before them weak symbols (else ``sys_ni_syscall`` would be shown as one of its many
+    aliases); then names with more leading underscores, then the later in the alphabet.
     """
     return without_dot(min(names, key=_rank).name)
 

@@ -8,8 +8,8 @@
         text_by_name    u32 symbol numbers, sorted by name
         names           the names, joined
 
-All integers are little endian. Loading reads the header alone; of the sections, a look-up touches the pages that it needs.
-A reader passes over sections that it does not know, so that a line table can join.
+All integers are little endian. Loading reads the header alone; of the sections, a look-up touches the pages it needs. A
+reader passes over sections that it does not know, so that a line table can join.
 """
 
 import mmap
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -56,7 +57,7 @@ class TextSymbol:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows the header."""
+    """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows."""
 
     build_id: str | None
     banner: str | None
@@ -77,7 +78,7 @@ class KernelProfile:
     """An open profile: names, addresses and layouts of one kernel build.
 
     Addresses are those of the vmlinux as it was linked. ``banner`` is the text of ``linux_banner`` without its newline,
-    ``lines`` tells whether there is a line table, ``digest`` (hex) is that of all but the header.
+    ``lines`` tells whether there is a line table, ``digest`` (hex) is that of the whole profile.
     """
 
     def __init__(self, data: "bytes | mmap.mmap", name: str = "<memory>") -> None:
@@ -86,7 +87,7 @@ class KernelProfile:
         self._data = memoryview(data)
         self._header, self._body_at = _read_header(self._data, name)
         header = self._header
-        self.digest = header.digest
+        self.digest = _digest(self._data[_PRELUDE.size : self._body_at]).hex()
         self.build_id = header.build_id
         self.banner = header.banner
         self.release = release_of(header.banner)
@@ -107,6 +108,7 @@ class KernelProfile:
         if not len(self._addresses) == len(self._by_name) == len(self._name_offsets) - 1:
             raise SymbolError(f"{name} has sections of different lengths", hint=_HINT)
         self._kept: dict[int, TextSymbol] = {}
+        self._asked: dict[str, int | None] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "KernelProfile":
@@ -135,9 +137,13 @@ class KernelProfile:
         return symbol
 
     def address_of(self, name: str) -> int | None:
-        """The address of a variable, or of a text symbol (without an ELFv1 dot; the lowest if several bear the name)."""
+        """The address of a variable, or of a text symbol (no ELFv1 dot; the lowest if several bear the name)."""
         address = self._header.variables.get(name)
-        return address if address is not None else self._text_address(name.encode())
+        if address is not None:
+            return address
+        if name not in self._asked:
+            self._asked[name] = self._text_address(name.encode())
+        return self._asked[name]
 
     def size_of(self, struct_name: str) -> int | None:
         """Bytes of a struct, union or typedef; ``None`` if the profile has no such layout."""
@@ -208,13 +214,13 @@ class KernelProfile:
             raise SymbolError(f"{self.name} has its {section} outside the file", hint=_HINT, offset=offset)
         return self._data[start : start + size_bytes]
 
-    def _integers(self, section: str, code: str) -> Sequence[int]:
+    def _integers(self, section: str, code: Literal["I", "Q"]) -> Sequence[int]:
         view = self._section(section)
         if len(view) % struct.calcsize(code):
             raise SymbolError(f"{self.name} has a broken {section}", hint=_HINT, size_bytes=len(view))
         if sys.byteorder == "little":
             return view.cast(code)
-        swapped = array(code, view.tobytes())
+        swapped = array(code, view)
         swapped.byteswap()
         return swapped
 

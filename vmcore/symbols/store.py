@@ -1,10 +1,11 @@
 """Finds the kernel profile of a dump's build: among the files given with ``--symbols``, and in the cache folder.
 
-Each build is compiled once, into ``BUILD_ID.profile`` of the cache folder (of a kernel without build id, a name made of the
-banner's digest; of a System.map, of its contents'). Files are put in place whole, and are the same whoever makes them, so
-many processes may share a folder. A folder that cannot be written is done without: profiles are then made in memory.
+Each build is compiled once, into ``BUILD_ID.profile`` of the cache folder (of a kernel without build id, a name made of
+its banner's digest; of a System.map, of its profile's). Files are put in place whole, and are the same whoever makes
+them, so many processes may share a folder. A folder that cannot be written is done without: profiles stay in memory.
 
-Within one store each answer is kept. An answer that found nothing is asked anew when a given path or the folder has changed.
+Within one store each answer is kept; one that found nothing is looked for anew when a given path, or the build's place
+in the cache, has changed. So a dump of a known build costs no system call, others one stat for each path.
 """
 
 import os
@@ -23,7 +24,7 @@ from crashbeam.vmcore.symbols.profile import KernelProfile
 from crashbeam.vmcore.symbols.system_map import read_system_map
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
 
-__all__ = ["ProfileStore", "default_folder", "SymbolSearch", "WantedKernel"]
+__all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 
 _MAX_ANSWERS = 256
 _MAX_NAMED = 4
@@ -91,7 +92,7 @@ class ProfileStore:
         self._answers: dict[_Question, tuple[SymbolSearch, _State]] = {}
 
     def find(self, symbols: Sequence[str], wanted: WantedKernel) -> SymbolSearch:
-        """The richest profile of exactly the wanted kernel, from the files and folders ``symbols`` and from the cache."""
+        """The richest profile of exactly the wanted kernel, from the files and folders ``symbols`` and the cache."""
         question = (tuple(symbols), wanted.build_id, wanted.banner, frozenset(wanted.vmcoreinfo_symbols.items()))
         kept = self._answers.get(question)
         if kept is not None and kept[0].profile is not None:
@@ -107,10 +108,10 @@ class ProfileStore:
         return answer
 
     def compile_given(self, symbols: Sequence[str]) -> list[KernelProfile]:
-        """The profiles of all kernels in the files and folders given, each compiled and put into the cache if it is new.
+        """The profiles of all kernels in the files and folders given; those that are new are compiled into the cache.
 
-        For whoever starts processes that may not write. Raises SymbolError if a path does not exist; files that cannot be
-        used are passed over.
+        For whoever starts processes that may not write. Raises SymbolError if a path does not exist; files that cannot
+        be used are passed over.
         """
         given = _Given(self._index, symbols)
         profiles = [self._profile_of(file, entry, given) for file, entry in given.files]
@@ -137,7 +138,7 @@ class ProfileStore:
         return _nothing_found(given, wanted)
 
     def _by_addresses(self, given: _Given, wanted: WantedKernel) -> Iterator[KernelProfile]:
-        """Profiles that only addresses can match: System.maps, and kernels of the release if nothing else identifies them."""
+        """Profiles that addresses alone can match: System.maps, and kernels that nothing else tells apart."""
         for file, entry in given.files:
             undecided = entry.kind is FileKind.SYSTEM_MAP or not is_decided(entry.build_id, entry.banner, wanted)
             if undecided and entry.banner is not None:
@@ -163,7 +164,7 @@ class ProfileStore:
 
     def _state(self, symbols: Sequence[str], wanted: WantedKernel) -> _State:
         """What an answer that found nothing depends on: the paths given, and the place of the build in the cache."""
-        return tuple(_changed_ns(path) for path in (*symbols, *self._cache.places_of(wanted)))
+        return tuple(map(_changed_ns, [*symbols, *map(str, self._cache.places_of(wanted))]))
 
 
 def _nothing_found(given: _Given, wanted: WantedKernel) -> SymbolSearch:
@@ -188,7 +189,8 @@ def _build_text(build_id: str | None, release: str | None) -> str:
     return f"{identity} ({release})" if release else identity
 
 
-def _changed_ns(path: str | Path) -> int:
+def _changed_ns(path: str) -> int:
+    """When the file or folder was last changed; -1 if it is not there."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -1,11 +1,12 @@
 """A vmlinux to one compiled kernel: names from its symbol table, layouts from its DWARF or BTF."""
 
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import IO
 
-from elftools.common.exceptions import ELFError
+from elftools.common.exceptions import DWARFError, ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
@@ -17,7 +18,7 @@ from crashbeam.vmcore.symbols.compiled import ARCHES, CompiledKernel, name_text,
 from crashbeam.vmcore.symbols.compressed import open_unpacked
 from crashbeam.vmcore.symbols.identity import arch_of, build_id_of
 from crashbeam.vmcore.symbols.layouts import LAYOUTS, StructLayout
-from crashbeam.vmcore.symbols.naming import is_local_label
+from crashbeam.vmcore.symbols.naming import is_local_label, without_dot
 from crashbeam.vmcore.symbols.variables import VARIABLES
 
 _MAX_SYMTAB_BYTES = 256 << 20
@@ -26,7 +27,21 @@ _SHF_EXECINSTR = 4
 _STT_FUNC, _STT_SECTION, _STT_FILE = 2, 3, 4
 _STB_LOCAL, _STB_WEAK = 0, 2
 _WANTED = frozenset(name.encode() for name in VARIABLES)
-_DAMAGED = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+_DAMAGED = (
+    ELFError,
+    DWARFError,
+    ConstructError,
+    struct.error,
+    zlib.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+    RecursionError,
+)
 """What pyelftools raises, by where a file is damaged."""
 _WIDE = itemgetter(0, 1, 3, 4)
 _NARROW = itemgetter(0, 3, 5, 1)
@@ -49,7 +64,9 @@ def _compile(stream: IO[bytes], path: str) -> CompiledKernel:
     elf = ELFFile(stream)
     text, variables = _symbols(elf, path)
     ranges = text_ranges_of(variables)
-    layouts, structs = _layouts(elf, ARCHES[arch][0], variables | {name: address for address, name, _ in text})
+    layouts, structs = _layouts(
+        elf, ARCHES[arch][0], variables | {without_dot(name): address for address, name, _ in text}
+    )
     return CompiledKernel(
         build_id=_build_id(elf),
         banner=_banner(elf, variables),
