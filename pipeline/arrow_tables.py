@@ -1,7 +1,7 @@
 """Lines of JSON to Arrow tables, column by column: the schemas are derived from ``schemas/tables.py``.
 
-Lines are read with every type declared; nested lists are flattened level by level, the columns of outer levels repeated for
-each element. No row is ever a Python object.
+Lines are read with every type declared; nested lists are flattened level by level, the columns of outer levels repeated
+for each element. No row is ever a Python object.
 """
 
 from functools import cache
@@ -49,7 +49,9 @@ def to_tables(lines: bytes) -> dict[str, pyarrow.Table]:
 
 @cache
 def _json_schema() -> pyarrow.Schema:
-    return pyarrow.schema([pyarrow.field(name, _json_type(shape)) for name, shape in json_shape(*RECORD_TABLES).items()])
+    return pyarrow.schema(
+        [pyarrow.field(name, _json_type(shape)) for name, shape in json_shape(*RECORD_TABLES).items()]
+    )
 
 
 def _json_type(shape: Shape) -> pyarrow.DataType:
@@ -67,7 +69,9 @@ def _flatten(records: pyarrow.Table, table: Table) -> pyarrow.Table:
     prefix: tuple[str, ...] = ()
     for list_path in table.lists:
         inner = prefix + list_path
-        for column in [column for column in pending if column.path[: len(inner)] != inner and column.path != (ORDINAL,)]:
+        for column in [
+            column for column in pending if column.path[: len(inner)] != inner and column.path != (ORDINAL,)
+        ]:
             columns[column.name] = _values(element, column, prefix)
             pending.remove(column)
         nested = _field(element, list_path)

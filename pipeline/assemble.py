@@ -1,7 +1,8 @@
 """The Beam pipeline of ``crashbeam run``: ranges of listed inputs to parts of the run folder.
 
-Only ranges pass through ``Create``: the inputs themselves are read from the run folder, so that 300,000 of them cost the graph
-nothing. The runner is always named: Beam's default would look for another engine on the net and fall back without a word.
+Only ranges pass through ``Create``: the inputs themselves are read from the run folder, so that 300,000 of them cost the
+graph nothing. The runner is always named: Beam's default would look for another engine on the net and fall back without a
+word.
 """
 
 import logging
@@ -11,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pvalue import PCollection
 
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.run_folder import RunFolder, read_inputs
 from crashbeam.transforms.analyze_dumps import AnalyzeRuns
 from crashbeam.transforms.part_file import OutputError, PartRange
@@ -21,7 +22,7 @@ from crashbeam.workers.child_process import ChildStartError
 from crashbeam.workers.pool import PoolSettings
 
 DEFAULT_RUNNER = "FnApiRunner"
-_EXPECTED_ERRORS = (OutputError, ChildStartError, PromiseBroken)
+_EXPECTED_ERRORS = (OutputError, ChildStartError, PromiseBrokenError)
 
 
 def run_pipeline(
@@ -29,13 +30,13 @@ def run_pipeline(
 ) -> None:
     """Analyses the inputs of ``ranges`` and writes their records into the parts of ``folder``.
 
-    Raises OutputError, ChildStartError, PromiseBroken, and WrongUse for a runner that Beam does not know.
+    Raises OutputError, ChildStartError, PromiseBrokenError, and WrongUseError for a runner that Beam does not know.
     """
     logging.getLogger("apache_beam").setLevel(logging.ERROR if settings.debug else logging.CRITICAL)
     try:
         pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([]))
     except (ImportError, ValueError) as error:
-        raise WrongUse(f"--runner {runner}: Beam knows no such runner") from error
+        raise WrongUseError(f"--runner {runner}: Beam knows no such runner") from error
     _ = (
         pipeline
         | "Ranges" >> beam.Create(ranges, reshuffle=False)

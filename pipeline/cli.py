@@ -4,12 +4,11 @@ Nothing heavy is imported here: ``show`` must answer at once, and never imports 
 """
 
 import logging
-import signal
 from importlib import import_module
 
 import click
 
-from crashbeam.pipeline.exit_codes import DEFECT, OK, PROMISE_BROKEN, WRONG_USE, PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import DEFECT, OK, PROMISE_BROKEN, WRONG_USE, PromiseBrokenError, WrongUseError
 
 COMMANDS = {
     "run": "Analyse dumps: one record each, in a run folder.",
@@ -23,21 +22,21 @@ COMMANDS = {
 class _CommandsByFile(click.Group):
     """Commands that are imported when they are used: ``NAME`` lives in ``command_NAME.py``."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _context: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _context: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"crashbeam.pipeline.command_{cmd_name}"), f"{cmd_name}_command")
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+def _print_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if asked:
         from crashbeam.pipeline.version import find_version
 
@@ -55,8 +54,6 @@ def crashbeam() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; the exit code (DESIGN.md section 8)."""
-    # A reader that closes standard output early (head) ends crashbeam as it ends any other tool.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         result = crashbeam.main(arguments, prog_name="crashbeam", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -64,9 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         return WRONG_USE
     except click.ClickException as error:
         return _say(error.format_message(), WRONG_USE)
-    except WrongUse as error:
+    except WrongUseError as error:
         return _say(str(error), WRONG_USE)
-    except PromiseBroken as error:
+    except PromiseBrokenError as error:
         return _say(str(error), PROMISE_BROKEN)
     except Exception as error:
         logging.getLogger(__name__).debug("defect", exc_info=True)

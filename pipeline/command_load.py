@@ -14,7 +14,7 @@ from crashbeam.pipeline.options import config_option, debug_option, option
 @option("--sink", metavar="URI", multiple=True, required=True, help="jsonl:PATH, parquet:DIR or duckdb:PATH.")
 @debug_option
 @config_option
-def load_command(folder: str, sink: tuple[str, ...], debug: bool) -> int:
+def load_command(folder: str, sink: tuple[str, ...]) -> int:
     """Loads the records of the finished run in DIR into a store; what the store holds already is left as it is."""
     from crashbeam.pipeline.load import load_into, read_finished_run
     from crashbeam.pipeline.sinks import open_sinks

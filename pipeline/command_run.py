@@ -1,5 +1,6 @@
 """``crashbeam run``: dumps to records in a run folder, and from there into stores."""
 
+import logging
 import os
 
 import click
@@ -15,7 +16,6 @@ from crashbeam.pipeline.options import (
 )
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.workers.limits import DEFAULT_LIMITS, Limits
-
 
 
 @click.command("run")
@@ -65,7 +65,6 @@ def run_command(
     memory: int,
     fail_on_failures: bool,
     retry_failures: bool,
-    debug: bool,
 ) -> int:
     """Reads every INPUT (files, folders, globs, file:// URIs) and writes one record for each dump into the folder DIR.
 
@@ -83,13 +82,13 @@ def run_command(
         limits=Limits(deadline, 3 * deadline, memory << 20),
         fail_on_failures=fail_on_failures,
         retry_failures=retry_failures,
-        debug=debug,
+        debug=logging.getLogger().isEnabledFor(logging.DEBUG),
     )
     return run(options)
 
 
 def run(options: RunOptions) -> int:
-    """Does what ``options`` say; the exit code. Raises WrongUse, PromiseBroken."""
+    """Does what ``options`` say; the exit code. Raises WrongUseError, PromiseBrokenError."""
     from crashbeam.pipeline.run import run_to_parts
 
     counts = run_to_parts(options)

@@ -2,9 +2,10 @@
 
 import click
 
-from crashbeam.pipeline.exit_codes import FAILURES, OK, WrongUse
+from crashbeam.pipeline.exit_codes import FAILURES, OK, WrongUseError
 from crashbeam.pipeline.inputs import list_one
-from crashbeam.pipeline.options import config_option, debug_option, option, symbols_options
+from crashbeam.pipeline.interrupts import end_with_reader
+from crashbeam.pipeline.options import config_option, debug_option, symbols_options
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.schemas.encode import to_json_line
 from crashbeam.schemas.failure import FailureRecord
@@ -20,11 +21,12 @@ from crashbeam.vmcore.stages import analyse, describe
 @debug_option
 @config_option
 def show_command(
-    dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None, debug: bool
+    dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None
 ) -> int:
     """Shows what is known of the crash in DUMP: who panicked, which CPUs saved their registers, and every stack."""
+    end_with_reader()
     if as_json and cpu is not None:
-        raise WrongUse("--cpu is for the text: a report holds all CPUs (drop --cpu or --json)")
+        raise WrongUseError("--cpu is for the text: a report holds all CPUs (drop --cpu or --json)")
     options = AnalysisOptions(absolute_symbols(symbols), absolute_profiles(profiles))
     dump_input = list_one(dump)
     if as_json:

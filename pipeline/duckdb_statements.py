@@ -19,7 +19,7 @@ CURRENT_VIEW = (
 
 
 def create_table(table: Table) -> str:
-    """The table, unless it stands. Only tables with one row for an input have a primary key: it is what a load costs most."""
+    """The table, unless it stands. Only tables with one row for an input have a primary key: it is dear to keep."""
     columns = [f"{_quoted(column.name)} {_TYPES[column.type]}{_null(column)}" for column in table.columns]
     if table.key == ("input_id",):
         columns.append("primary key (input_id)")

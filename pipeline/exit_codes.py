@@ -9,9 +9,9 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-class WrongUse(Exception):
+class WrongUseError(Exception):
     """Something that the person at the keyboard can put right: one line that says what and how."""
 
 
-class PromiseBroken(Exception):
+class PromiseBrokenError(Exception):
     """An input without a record, an output that filled up, a sink that refused: one line that says which."""

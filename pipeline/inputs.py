@@ -1,7 +1,7 @@
 """Files, folders, globs and ``file://`` URIs to the list of inputs (DESIGN.md sections 2.4 and 3).
 
-A file that is named is an input whatever it is. In a folder files are sniffed: a dump, an empty file and one that cannot be
-read are inputs, anything else is counted as skipped; names that begin with a dot are passed over.
+A file that is named is an input whatever it is. In a folder files are sniffed: a dump, an empty file and one that cannot
+be read are inputs, anything else is counted as skipped; names that begin with a dot are passed over.
 """
 
 import glob
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
-from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.containers.detect import SNIFFED_BYTES, looks_like_dump
 from crashbeam.vmcore.containers.split import SplitKey, find_parts, split_key
 from crashbeam.vmcore.facts import DumpInput
@@ -38,7 +38,7 @@ class _File:
 
 
 def list_inputs(arguments: Sequence[str]) -> Listing:
-    """The inputs that the arguments of a command name. Raises WrongUse for a glob without a match and an unknown scheme."""
+    """The inputs that the arguments of a command name. Raises WrongUseError for a glob without a match and an unknown scheme."""
     files: dict[str, _File] = {}
     skipped: set[str] = set()
     for argument in arguments:
@@ -58,12 +58,12 @@ def list_one(argument: str) -> DumpInput:
 
 
 def local_path(argument: str) -> str:
-    """The absolute path behind a path or a ``file://`` URI. Raises WrongUse for any other scheme."""
+    """The absolute path behind a path or a ``file://`` URI. Raises WrongUseError for any other scheme."""
     if "://" not in argument:
         return os.path.abspath(argument)
     parts = urlsplit(argument)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise WrongUse(f"{argument}: only local files, folders, globs and file:// URIs can be read")
+        raise WrongUseError(f"{argument}: only local files, folders, globs and file:// URIs can be read")
     return os.path.abspath(from_uri(parts.path))
 
 
@@ -108,7 +108,7 @@ def _expand(argument: str) -> list[str]:
         return [path]
     matches = sorted(glob.glob(path, recursive=True), key=os.fsencode)
     if not matches:
-        raise WrongUse(f"{argument}: no file matches")
+        raise WrongUseError(f"{argument}: no file matches")
     return matches
 
 

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 import click
 
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.run_folder import MANIFEST, read_parts, read_run
 from crashbeam.pipeline.sinks import FinishedRun, Sink
 
 
 def read_finished_run(path: str) -> FinishedRun:
-    """The parts of a run folder whose manifest stands. Raises WrongUse."""
+    """The parts of a run folder whose manifest stands. Raises WrongUseError."""
     facts = read_run(path)
     if not os.path.exists(os.path.join(path, MANIFEST)):
-        raise WrongUse(f"{path} is not finished (no {MANIFEST}): repeat its run first")
+        raise WrongUseError(f"{path} is not finished (no {MANIFEST}): repeat its run first")
     folder, parts = read_parts(path)
     return FinishedRun(path, folder, tuple(parts), facts.created_us)
 
 
 def load_into(sinks: Sequence[tuple[str, Sink]], run: FinishedRun) -> None:
-    """Fills every sink, and says on standard error what each took. Raises PromiseBroken if one refused anything."""
+    """Fills every sink, and says on standard error what each took. Raises PromiseBrokenError if one refused anything."""
     refused = []
     for uri, sink in sinks:
         loaded = sink.load(run)
@@ -31,4 +31,4 @@ def load_into(sinks: Sequence[tuple[str, Sink]], run: FinishedRun) -> None:
         if loaded.refused:
             refused.append(f"{uri} refused {loaded.refused} records ({loaded.first_refusal})")
     if refused:
-        raise PromiseBroken("; ".join(refused))
+        raise PromiseBrokenError("; ".join(refused))

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from crashbeam.pipeline.exit_codes import PromiseBroken
+from crashbeam.pipeline.exit_codes import PromiseBrokenError
 from crashbeam.pipeline.run_folder import RunFolder
 from crashbeam.schemas.failure import FAILURE
 from crashbeam.transforms.part_file import PartRange, read_part, write_whole
@@ -36,7 +36,7 @@ class Counts:
 def write_manifest(folder: RunFolder) -> Counts:
     """Reads every part, checks that they tile the inputs, and writes the manifest.
 
-    Raises PromiseBroken for an input without a record or a damaged part, OutputError.
+    Raises PromiseBrokenError for an input without a record or a damaged part, OutputError.
     """
     parts = folder.standing_parts()
     _check_tiling(folder, parts)
@@ -68,18 +68,18 @@ def is_failure(line: bytes) -> bool:
 
 
 def read_records(path: str) -> bytes:
-    """The lines of a part. Raises PromiseBroken for a part that is damaged."""
+    """The lines of a part. Raises PromiseBrokenError for a part that is damaged."""
     try:
         return read_part(path)
     except (OSError, zstandard.ZstdError) as error:
-        raise PromiseBroken(f"{path} is damaged: remove it and run again") from error
+        raise PromiseBrokenError(f"{path} is damaged: remove it and run again") from error
 
 
 def _check_tiling(folder: RunFolder, parts: Sequence[PartRange]) -> None:
     reached = 0
     for part in [*parts, PartRange(len(folder.inputs), len(folder.inputs))]:
         if part.first != reached:
-            raise PromiseBroken(f"inputs {reached} to {part.first - 1} of {folder.path} have no record: run again")
+            raise PromiseBrokenError(f"inputs {reached} to {part.first - 1} of {folder.path} have no record: run again")
         reached = part.stop
 
 
@@ -87,7 +87,7 @@ def _read(parts: str, part: PartRange) -> tuple[dict[str, Any], Counts]:
     path = os.path.join(parts, part.name)
     lines = read_records(path).splitlines()
     if len(lines) != part.stop - part.first:
-        raise PromiseBroken(f"{path} holds {len(lines)} records: remove it and run again")
+        raise PromiseBrokenError(f"{path} holds {len(lines)} records: remove it and run again")
     failures = Counter(orjson.loads(line)["code"] for line in lines if is_failure(line))
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The options of the commands: each is defined here once, and read from its flag, from ``CRASHBEAM_<OPTION>`` or from a TOML file.
+"""The options of the commands: each is read from its flag, from ``CRASHBEAM_<OPTION>`` or from a TOML file.
 
 The first of the three wins. A TOML file holds options by their long names without the dashes (``workers = 4``).
 """
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.facts import AnalysisOptions
 from crashbeam.workers.analysis import ANALYSE
 from crashbeam.workers.limits import Limits
@@ -75,6 +75,7 @@ def debug_option(command: Command) -> Command:
         "--debug",
         is_flag=True,
         is_eager=True,
+        expose_value=False,
         callback=_configure_logging,
         help="Log what goes on, with tracebacks.",
     )(command)
@@ -100,25 +101,24 @@ def options_digest(options: RunOptions, symbols_digest: str) -> str:
     return hashlib.blake2b(repr(fields).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
-def _configure_logging(context: click.Context, parameter: click.Parameter, debug: bool) -> bool:
+def _configure_logging(_context: click.Context, _parameter: click.Parameter, debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
-    return debug
 
 
-def _read_config(context: click.Context, parameter: click.Parameter, path: str | None) -> None:
+def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:
     if path is None:
         return
     try:
         with open(path, "rb") as file:
             given = tomllib.load(file)
     except OSError as error:
-        raise WrongUse(f"--config {path} cannot be read: {error.strerror}") from error
+        raise WrongUseError(f"--config {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WrongUse(f"--config {path} is no TOML: {error}") from error
+        raise WrongUseError(f"--config {path} is no TOML: {error}") from error
     names = _names_in_config(context.command)
     unknown = sorted(set(given) - set(names))
     if unknown:
-        raise WrongUse(f"--config {path}: unknown option {unknown[0]}; known are {', '.join(sorted(names))}")
+        raise WrongUseError(f"--config {path}: unknown option {unknown[0]}; known are {', '.join(sorted(names))}")
     context.default_map = {names[name]: value for name, value in given.items()}
 
 

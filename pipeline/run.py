@@ -2,7 +2,7 @@
 
 import time
 
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.inputs import list_inputs
 from crashbeam.pipeline.interrupts import end_on_signals
 from crashbeam.pipeline.load import load_into, read_finished_run
@@ -23,7 +23,7 @@ RUN_INPUTS = 1024
 
 
 def run_to_parts(options: RunOptions) -> Counts:
-    """Makes the run folder complete, and says so on standard error. Raises WrongUse, PromiseBroken."""
+    """Makes the run folder complete, and says so on standard error. Raises WrongUseError, PromiseBrokenError."""
     end_on_signals(f"the same command goes on with {options.output}")
     began = time.monotonic()
     listing = list_inputs(options.inputs)
@@ -33,11 +33,11 @@ def run_to_parts(options: RunOptions) -> Counts:
     try:
         folder.add_inputs(listing)
         if not folder.inputs:
-            raise WrongUse(f"{' '.join(options.inputs)}: no dump among {listing.skipped} files")
+            raise WrongUseError(f"{' '.join(options.inputs)}: no dump among {listing.skipped} files")
         analysed = _analyse_open(folder, options)
         counts = write_manifest(folder)
     except (OutputError, ChildStartError) as error:
-        raise PromiseBroken(str(error)) from error
+        raise PromiseBrokenError(str(error)) from error
     finally:
         close_pools()
         folder.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.inputs import Listing, from_uri, to_uri
 from crashbeam.pipeline.version import find_version
 from crashbeam.transforms.part_file import (
@@ -56,7 +56,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> tuple[DumpInput, ...]:
-        """All inputs, in the order of their numbers. Raises PromiseBroken."""
+        """All inputs, in the order of their numbers. Raises PromiseBrokenError."""
         return read_inputs(self.path, self._inputs_files)
 
     @property
@@ -94,10 +94,10 @@ class RunFolder:
         _remove(self.manifest)
 
     def standing_parts(self) -> list[PartRange]:
-        """The ranges whose records stand, in order. Raises PromiseBroken where two overlap, or one has no inputs."""
+        """The ranges whose records stand, in order. Raises PromiseBrokenError where two overlap, or one has no inputs."""
         _, ranges = read_parts(self.path)
         if ranges and ranges[-1].stop > len(self.inputs):
-            raise PromiseBroken(f"{self.parts}/{ranges[-1].name} has no inputs: remove it and run again")
+            raise PromiseBrokenError(f"{self.parts}/{ranges[-1].name} has no inputs: remove it and run again")
         return ranges
 
     def open_ranges(self, longest: int) -> list[PartRange]:
@@ -115,7 +115,7 @@ class RunFolder:
 def open_run_folder(path: str, options: dict[str, Any], options_digest: str) -> RunFolder:
     """Makes the run folder, or takes up one that stands.
 
-    Raises WrongUse: it cannot be made, is something else, is held by another run, or was begun with other options.
+    Raises WrongUseError: it cannot be made, is something else, is held by another run, or was begun with other options.
     """
     _make_folder(path)
     lock = _take_lock(path)
@@ -132,38 +132,38 @@ def open_run_folder(path: str, options: dict[str, Any], options_digest: str) -> 
 
 
 def read_run(path: str) -> RunFacts:
-    """What ``run.json`` of a run folder says. Raises WrongUse for a folder that is none."""
+    """What ``run.json`` of a run folder says. Raises WrongUseError for a folder that is none."""
     try:
         with open(os.path.join(path, _RUN), "rb") as file:
             run = orjson.loads(file.read())
         if run["schema"] != RUN_SCHEMA:
-            raise WrongUse(f"{path} was written by another version of crashbeam ({run['schema']})")
+            raise WrongUseError(f"{path} was written by another version of crashbeam ({run['schema']})")
         return RunFacts(run["created_us"], run["options_digest"], run["version"])
     except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
-        raise WrongUse(f"{path} is no run folder: it holds no readable {_RUN}") from error
+        raise WrongUseError(f"{path} is no run folder: it holds no readable {_RUN}") from error
 
 
 @lru_cache(maxsize=1)
 def read_inputs(path: str, files: int) -> tuple[DumpInput, ...]:
-    """The inputs of the first ``files`` inputs files of a run folder; they never change. Raises PromiseBroken for a damaged one."""
+    """The inputs of the first ``files`` inputs files of a run folder; they never change. Raises PromiseBrokenError for a damaged one."""
     inputs: list[DumpInput] = []
     for name in _inputs_files(path)[:files]:
         try:
             with open(os.path.join(path, name), "rb") as file:
                 inputs += map(_to_input, orjson.loads(file.read())["inputs"])
         except (OSError, KeyError, TypeError, orjson.JSONDecodeError) as error:
-            raise PromiseBroken(f"{path}/{name} is damaged: run into a new folder") from error
+            raise PromiseBrokenError(f"{path}/{name} is damaged: run into a new folder") from error
     return tuple(inputs)
 
 
 def read_parts(path: str) -> tuple[str, list[PartRange]]:
-    """The parts folder of a run folder, and the ranges whose records stand, in order. Raises PromiseBroken for an overlap."""
+    """The parts folder of a run folder, and the ranges whose records stand, in order. Raises PromiseBrokenError for an overlap."""
     folder = os.path.join(path, _PARTS)
     ranges = sorted(filter(None, map(parse_part_name, os.listdir(folder))))
     reached = 0
     for part in ranges:
         if part.first < reached:
-            raise PromiseBroken(f"{folder}/{part.name} overlaps another part: remove it and run again")
+            raise PromiseBrokenError(f"{folder}/{part.name} overlaps another part: remove it and run again")
         reached = part.stop
     return folder, ranges
 
@@ -173,22 +173,22 @@ def _make_folder(path: str) -> None:
         os.makedirs(path, exist_ok=True)
         names = os.listdir(path)
         if _RUN not in names and set(names) - {_LOCK, _PARTS}:
-            raise WrongUse(f"{path} is not empty and no run folder: give -o a new or empty folder")
+            raise WrongUseError(f"{path} is not empty and no run folder: give -o a new or empty folder")
         os.makedirs(os.path.join(path, _PARTS), exist_ok=True)
     except OSError as error:
-        raise WrongUse(f"{path} cannot be made or read: {error.strerror}") from error
+        raise WrongUseError(f"{path} cannot be made or read: {error.strerror}") from error
 
 
 def _take_lock(path: str) -> int:
     try:
         lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise WrongUse(f"{path} cannot be written: {error.strerror}") from error
+        raise WrongUseError(f"{path} cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise WrongUse(f"{path} is in use by another crashbeam: wait for it, or give -o another folder") from error
+        raise WrongUseError(f"{path} is in use by another crashbeam: wait for it, or give -o another folder") from error
     return lock
 
 
@@ -196,7 +196,7 @@ def _read_or_write_run(path: str, options: dict[str, Any], options_digest: str) 
     if os.path.exists(os.path.join(path, _RUN)):
         facts = read_run(path)
         if facts.options_digest != options_digest:
-            raise WrongUse(
+            raise WrongUseError(
                 f"{path} was begun with other options or symbols (see its {_RUN}): repeat them, or give -o another folder"
             )
         return facts
@@ -214,7 +214,7 @@ def _read_or_write_run(path: str, options: dict[str, Any], options_digest: str) 
     try:
         write_whole(os.path.join(path, _RUN), orjson.dumps(run, option=orjson.OPT_INDENT_2) + b"\n")
     except OutputError as error:
-        raise WrongUse(str(error)) from error
+        raise WrongUseError(str(error)) from error
     return RunFacts(created_us, options_digest, version)
 
 

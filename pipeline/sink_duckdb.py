@@ -15,7 +15,7 @@ import duckdb
 import pyarrow
 
 from crashbeam.pipeline import duckdb_statements as statements
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.manifest import is_failure, read_records
 from crashbeam.pipeline.sinks import FinishedRun, Loaded
 from crashbeam.schemas.crash_report import CRASH_REPORT
@@ -37,7 +37,7 @@ class DuckdbSink:
         self._path = path
 
     def probe(self) -> None:
-        """Opens or makes the file and its tables. Raises WrongUse."""
+        """Opens or makes the file and its tables. Raises WrongUseError."""
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             with self._connect() as store:
@@ -47,12 +47,12 @@ class DuckdbSink:
                         store.execute(statement)
                 store.execute(statements.CURRENT_VIEW)
         except OSError as error:
-            raise WrongUse(f"duckdb:{self._path} cannot be made: {error.strerror}") from error
+            raise WrongUseError(f"duckdb:{self._path} cannot be made: {error.strerror}") from error
         except duckdb.Error as error:
-            raise WrongUse(f"duckdb:{self._path} cannot be used: {_one_line(error)}") from error
+            raise WrongUseError(f"duckdb:{self._path} cannot be used: {_one_line(error)}") from error
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Takes the records that the store does not hold yet. Raises PromiseBroken where the store as a whole fails.
+        """Takes the records that the store does not hold yet. Raises PromiseBrokenError where the store as a whole fails.
 
         Records that it refuses are written to ``refused-duckdb.jsonl`` in the run folder.
         """
@@ -66,7 +66,7 @@ class DuckdbSink:
                     offered += len(lines)
                     written += _load(store, paths, lines, run.generation, refusals)
         except duckdb.Error as error:
-            raise PromiseBroken(f"duckdb:{self._path} failed: {_one_line(error)}") from error
+            raise PromiseBrokenError(f"duckdb:{self._path} failed: {_one_line(error)}") from error
         _keep_refused(os.path.join(run.path, REFUSED), [line for line, _ in refusals])
         return Loaded(
             written,
@@ -139,7 +139,7 @@ def _offer(lines: Sequence[bytes], generation: int) -> pyarrow.Table:
     for line in lines:
         match = _INPUT_ID.match(line)
         if match is None:
-            raise PromiseBroken(f"a record begins with {line[:60]!r}: the part was not written by crashbeam")
+            raise PromiseBrokenError(f"a record begins with {line[:60]!r}: the part was not written by crashbeam")
         ids.append(match[1].decode())
     return pyarrow.table(
         {
@@ -158,7 +158,7 @@ def _keep_refused(path: str, lines: Sequence[bytes]) -> None:
         with open(path, "wb") as file:
             file.write(b"".join(lines))
     except OSError as error:
-        raise PromiseBroken(f"{path} cannot be written: {error.strerror}") from error
+        raise PromiseBrokenError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _one_line(error: duckdb.Error) -> str:

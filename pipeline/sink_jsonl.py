@@ -8,7 +8,7 @@ from typing import IO, Protocol
 
 import zstandard
 
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.manifest import read_records
 from crashbeam.pipeline.sinks import FinishedRun, Loaded
 from crashbeam.transforms.part_file import LEVEL, sync_folder
@@ -29,18 +29,18 @@ class JsonlSink:
         self._temporary = os.path.join(folder, f".writing-{name.replace('.', '-')}")
 
     def probe(self) -> None:
-        """Tries the folder. Raises WrongUse."""
+        """Tries the folder. Raises WrongUseError."""
         if os.path.isdir(self._path):
-            raise WrongUse(f"jsonl:{self._path} is a folder: name a file")
+            raise WrongUseError(f"jsonl:{self._path} is a folder: name a file")
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             with open(self._temporary, "wb"):
                 os.unlink(self._temporary)
         except OSError as error:
-            raise WrongUse(f"jsonl:{self._path} cannot be written: {error.strerror}") from error
+            raise WrongUseError(f"jsonl:{self._path} cannot be written: {error.strerror}") from error
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Writes the file anew. Raises PromiseBroken."""
+        """Writes the file anew. Raises PromiseBrokenError."""
         written = 0
         try:
             with open(self._temporary, "wb") as file:
@@ -56,7 +56,7 @@ class JsonlSink:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(self._temporary)
-            raise PromiseBroken(f"jsonl:{self._path} cannot be written: {error.strerror}") from error
+            raise PromiseBrokenError(f"jsonl:{self._path} cannot be written: {error.strerror}") from error
         return Loaded(written)
 
 

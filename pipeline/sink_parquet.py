@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from crashbeam.pipeline.arrow_tables import to_tables
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.manifest import read_records
 from crashbeam.pipeline.sinks import FinishedRun, Loaded
 from crashbeam.schemas.tables import RECORD_TABLES
@@ -28,17 +28,17 @@ class ParquetSink:
         self._path = path
 
     def probe(self) -> None:
-        """Makes the folders. Raises WrongUse."""
+        """Makes the folders. Raises WrongUseError."""
         try:
             for table in RECORD_TABLES:
                 os.makedirs(os.path.join(self._path, table.name), exist_ok=True)
         except OSError as error:
-            raise WrongUse(f"parquet:{self._path} cannot be made: {error.strerror}") from error
+            raise WrongUseError(f"parquet:{self._path} cannot be made: {error.strerror}") from error
         if not os.access(self._path, os.W_OK | os.X_OK):
-            raise WrongUse(f"parquet:{self._path} cannot be written")
+            raise WrongUseError(f"parquet:{self._path} cannot be written")
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Writes every part's tables, and removes those of parts that are no more. Raises WrongUse, PromiseBroken."""
+        """Writes every part's tables, and removes those of parts that are no more. Raises WrongUseError, PromiseBrokenError."""
         self._claim(run)
         written = 0
         try:
@@ -52,9 +52,9 @@ class ParquetSink:
                 written += part.stop - part.first
             self._remove_others({part.name for part in run.parts})
         except OutputError as error:
-            raise PromiseBroken(str(error)) from error
+            raise PromiseBrokenError(str(error)) from error
         except (OSError, pyarrow.ArrowException) as error:
-            raise PromiseBroken(f"parquet:{self._path} refused a part: {error}") from error
+            raise PromiseBrokenError(f"parquet:{self._path} refused a part: {error}") from error
         return Loaded(written)
 
     def _file(self, table: str, part: str) -> str:
@@ -69,9 +69,9 @@ class ParquetSink:
             write_whole(mark, orjson.dumps({"created_us": run.generation}))
             return
         except (OSError, AttributeError, orjson.JSONDecodeError) as error:
-            raise WrongUse(f"{mark} is damaged: give --sink a new folder") from error
+            raise WrongUseError(f"{mark} is damaged: give --sink a new folder") from error
         if owner != run.generation:
-            raise WrongUse(f"parquet:{self._path} holds the tables of another run: give --sink a new folder")
+            raise WrongUseError(f"parquet:{self._path} holds the tables of another run: give --sink a new folder")
 
     def _remove_others(self, parts: set[str]) -> None:
         for table in RECORD_TABLES:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.transforms.part_file import PartRange
 
 
@@ -41,11 +41,11 @@ class Sink(Protocol):
     """A place for records."""
 
     def probe(self) -> None:
-        """Finds out whether records can be written. Raises WrongUse."""
+        """Finds out whether records can be written. Raises WrongUseError."""
         ...
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Takes every record of a run; a repeat changes nothing. Raises PromiseBroken."""
+        """Takes every record of a run; a repeat changes nothing. Raises PromiseBrokenError."""
         ...
 
 
@@ -57,7 +57,7 @@ _SINKS = {
 
 
 def open_sinks(uris: Sequence[str]) -> list[tuple[str, Sink]]:
-    """The probed sinks of these URIs, each with its URI. Raises WrongUse."""
+    """The probed sinks of these URIs, each with its URI. Raises WrongUseError."""
     sinks = [(uri, _open_sink(uri)) for uri in dict.fromkeys(uris)]
     for _, sink in sinks:
         sink.probe()
@@ -67,7 +67,7 @@ def open_sinks(uris: Sequence[str]) -> list[tuple[str, Sink]]:
 def _open_sink(uri: str) -> Sink:
     scheme, colon, path = uri.partition(":")
     if scheme not in _SINKS or not colon or not path:
-        raise WrongUse(f"--sink {uri}: write jsonl:PATH, parquet:DIR or duckdb:PATH")
+        raise WrongUseError(f"--sink {uri}: write jsonl:PATH, parquet:DIR or duckdb:PATH")
     module, name = _SINKS[scheme]
     make: Callable[[str], Sink] = getattr(import_module(module), name)
     return make(os.path.abspath(path))

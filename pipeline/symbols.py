@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.dump import profile_store
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.facts import AnalysisOptions
@@ -19,23 +19,23 @@ DIGEST_BYTES = 16
 def prepare_symbols(options: AnalysisOptions) -> str:
     """Compiles the kernels that the folder of profiles lacks; a digest of what all of them say, whatever their names.
 
-    Raises WrongUse for a path that does not exist.
+    Raises WrongUseError for a path that does not exist.
     """
     if not options.symbols:
         return ""
     try:
         profiles = profile_store(options).compile_given(options.symbols)
     except SymbolError as error:
-        raise WrongUse(f"--symbols: {error.message}") from error
+        raise WrongUseError(f"--symbols: {error.message}") from error
     digests = sorted({profile.digest for profile in profiles})
     return hashlib.blake2b("".join(digests).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def absolute_symbols(symbols: Sequence[str]) -> tuple[str, ...]:
-    """The absolute paths of what ``--symbols`` names. Raises WrongUse for one that does not exist."""
+    """The absolute paths of what ``--symbols`` names. Raises WrongUseError for one that does not exist."""
     for path in symbols:
         if not os.path.exists(path):
-            raise WrongUse(f"--symbols {path}: no such file or folder")
+            raise WrongUseError(f"--symbols {path}: no such file or folder")
     return tuple(map(os.path.abspath, symbols))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crashbeam.pipeline.exit_codes import WrongUse
+from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.pipeline.inputs import from_uri, input_id, list_inputs, list_one, to_uri
 from tests.running import make_dumps
 
@@ -84,7 +84,7 @@ def test_inputs_are_sorted_by_path_whatever_the_order_of_the_arguments(tmp_path:
 def test_a_glob_reaches_every_depth_and_one_without_a_match_is_wrong_use(tmp_path: Path) -> None:
     make_dumps(tmp_path / "deep", "vmcore.1")
     assert names_of(tmp_path / "**" / "vmcore.*") == ["vmcore.1"]
-    with pytest.raises(WrongUse, match="no file matches"):
+    with pytest.raises(WrongUseError, match="no file matches"):
         list_inputs([str(tmp_path / "*.none")])
 
 
@@ -95,7 +95,7 @@ def test_a_file_whose_name_holds_a_star_is_no_glob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["s3://bucket/vmcore", "file://elsewhere/vmcore"])
 def test_a_place_that_is_not_local_is_wrong_use(uri: str) -> None:
-    with pytest.raises(WrongUse, match="only local files"):
+    with pytest.raises(WrongUseError, match="only local files"):
         list_inputs([uri])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crashbeam.pipeline import interrupts
-from crashbeam.pipeline.exit_codes import PromiseBroken, WrongUse
+from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.run import run_to_parts
 from crashbeam.schemas.records import Record
 from crashbeam.transforms.part_file import PartRange, parse_part_name, read_part, write_part
@@ -117,7 +117,7 @@ def test_other_limits_are_refused_and_other_workers_are_not(tmp_path: Path, outp
     options = run_options([tmp_path / "in"], output)
     run_to_parts(options)
     run_to_parts(run_options([tmp_path / "in"], output, workers=1, isolation="none"))
-    with pytest.raises(WrongUse, match="other options"):
+    with pytest.raises(WrongUseError, match="other options"):
         run_to_parts(run_options([tmp_path / "in"], output, limits=type(options.limits)(5, 15)))
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_part_is_named_and_nothing_is_called_complete(tmp_path: Path, 
     run_to_parts(run_options([tmp_path / "in"], output))
     (part,) = (output / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:-9])
-    with pytest.raises(PromiseBroken, match=part.name):
+    with pytest.raises(PromiseBrokenError, match=part.name):
         run_to_parts(run_options([tmp_path / "in"], output))
     part.unlink()
     run_to_parts(run_options([tmp_path / "in"], output))
@@ -150,11 +150,13 @@ def test_parts_that_overlap_are_named(tmp_path: Path, output: Path) -> None:
     make_dumps(tmp_path / "in", "a", "b")
     run_to_parts(run_options([tmp_path / "in"], output))
     write_part(str(output / "parts"), 1, [b"{}\n"])
-    with pytest.raises(PromiseBroken, match="overlaps"):
+    with pytest.raises(PromiseBrokenError, match="overlaps"):
         run_to_parts(run_options([tmp_path / "in"], output))
 
 
-@pytest.mark.parametrize("name", ["00000002-00000002.jsonl.zst", "00000000-00000001.jsonl", ".writing-00000000-00000001"])
+@pytest.mark.parametrize(
+    "name", ["00000002-00000002.jsonl.zst", "00000000-00000001.jsonl", ".writing-00000000-00000001"]
+)
 def test_a_name_that_is_no_parts_is_none(name: str) -> None:
     assert parse_part_name(name) is None
 

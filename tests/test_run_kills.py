@@ -20,7 +20,12 @@ SEED = 20261125
 def start(*arguments: object) -> subprocess.Popen[str]:
     """The command, running."""
     return subprocess.Popen(
-        command(*arguments), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(*arguments),
+        cwd=REPO,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -74,7 +79,9 @@ def test_a_run_killed_fifty_times_ends_with_the_same_bytes(tmp_path: Path) -> No
     check_kills(tmp_path, MANY_KILLS)
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 def test_an_interrupt_ends_at_once_with_one_line_and_no_child(
     tmp_path: Path, number: signal.Signals, code: int, word: str
 ) -> None:

@@ -119,7 +119,9 @@ def test_the_caller_is_told_that_nothing_is_ready_while_an_input_hangs(pool: Poo
 def test_a_file_that_changed_since_it_was_listed_is_said_to_have(pool: Pool, tmp_path: Path) -> None:
     (dump,) = make_dumps(tmp_path, "vmcore")
     status = dump.stat()
-    listed = DumpInput("0" * 32, dump.as_uri(), (str(dump),), status.st_size, str(status.st_mtime_ns), status.st_mtime_ns)
+    listed = DumpInput(
+        "0" * 32, dump.as_uri(), (str(dump),), status.st_size, str(status.st_mtime_ns), status.st_mtime_ns
+    )
     assert [code_of(record) for record in analyse(pool, listed)] == ["report"]
     dump.write_bytes(b"KDUMP   and more")
     (record,) = analyse(pool, listed)

@@ -79,7 +79,7 @@ def read_buffers(kernel: Kernel, cpus: tuple[int, ...]) -> dict[int, Buffer]:
     try:
         pointer = kernel.word_of("crash_notes")
     except VmcoreError as error:
-        return dict.fromkeys(cpus, Buffer(None, f"the pointer cannot be read ({error.message})"))
+        return dict.fromkeys(cpus, Buffer(None, f"the pointer cannot be read ({_why(error)})"))
     if pointer == 0:
         return dict.fromkeys(cpus, Buffer(None, "the pointer is NULL"))
     return {cpu: _read_buffer(kernel, pointer, cpu) for cpu in cpus}
@@ -90,18 +90,27 @@ def _read_buffer(kernel: Kernel, pointer: int, cpu: int) -> Buffer:
     try:
         address = kernel.per_cpu(pointer, cpu)
     except VmcoreError as error:
-        return Buffer(None, f"its per-CPU offset cannot be read ({error.message})")
+        return Buffer(None, f"its per-CPU offset cannot be read ({_why(error)})")
     try:
         return Buffer(kernel.memory.read_code(address, size))
     except PageError as error:
         if error.status is not PageStatus.EXCLUDED:
-            return Buffer(None, f"its page is {error.status}")
+            return Buffer(None, _why(error))
     except VmcoreError as error:
-        return Buffer(None, error.message)
+        return Buffer(None, _why(error))
     try:
         return Buffer(kernel.memory.read(address, size), assumed_zero=True)
-    except VmcoreError:
-        return Buffer(None, "its page was left out of the dump")
+    except VmcoreError as error:
+        return Buffer(None, _why(error))
+
+
+def _why(error: VmcoreError) -> str:
+    """Why a read failed, in words that do not depend on the container."""
+    if not isinstance(error, PageError):
+        return error.message
+    if error.status is PageStatus.EXCLUDED:
+        return "its page was left out of the dump"
+    return "its page is not in the dump" if error.status is PageStatus.ABSENT else "its page is damaged"
 
 
 def witness_of(

@@ -93,7 +93,7 @@ def _header_warnings(dump: Dump) -> list[ReportWarning]:
     warnings = []
     if not dump.facts.complete:
         warnings.append(
-            ReportWarning(WarningCode.DUMP_INCOMPLETE, None, f"the dump is incomplete: {dump.facts.incomplete_reason}")
+            ReportWarning(WarningCode.DUMP_INCOMPLETE, None, "the dump is incomplete: not all that it should hold is in it")
         )
     for part in dump.facts.missing_parts:
         warnings.append(ReportWarning(WarningCode.PART_MISSING, None, clean_text(part, MAX_NAME_BYTES)))

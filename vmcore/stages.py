@@ -56,23 +56,28 @@ STAGES: tuple[Callable[[Any, AnalysisOptions], Any], ...] = (parse_headers, map_
 def analyse(dump_input: DumpInput, options: AnalysisOptions) -> CrashReport | FailureRecord:
     """The record of one input: all stages in a row, and the dump closed behind them."""
     try:
-        facts: Any = dump_input
-        for stage in STAGES:
-            facts = stage(facts, options)
-        return to_record(facts) if isinstance(facts, Failed) else facts
+        found = run_stages(dump_input, options)
+        return to_record(found) if isinstance(found, Failed) else found
     finally:
         close_last()
+
+
+def run_stages(dump_input: DumpInput, options: AnalysisOptions) -> CrashReport | Failed:
+    """All stages in a row. The dump stays open in this thread until ``close_last``."""
+    facts: Any = dump_input
+    for stage in STAGES:
+        facts = stage(facts, options)
+    found: CrashReport | Failed = facts
+    return found
 
 
 def describe(dump_input: DumpInput, options: AnalysisOptions, cpu: int | None = None) -> str | FailureRecord:
     """One input as the text that ``show`` prints: the whole, or what concerns one CPU."""
     try:
-        facts: Any = dump_input
-        for stage in STAGES:
-            facts = stage(facts, options)
-        if isinstance(facts, Failed):
-            return to_record(facts)
-        return show_text(facts, opened(dump_input, options).name_at, cpu)
+        found = run_stages(dump_input, options)
+        if isinstance(found, Failed):
+            return to_record(found)
+        return show_text(found, opened(dump_input, options).name_at, cpu)
     finally:
         close_last()
 

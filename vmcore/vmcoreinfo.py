@@ -79,7 +79,10 @@ class Vmcoreinfo:
 
 
 def read_vmcoreinfo(text: bytes) -> Vmcoreinfo:
-    """The same as ``Vmcoreinfo.parse``. Dumps of one build differ in the last line alone, CRASHTIME: the rest is kept."""
+    """The same as ``Vmcoreinfo.parse``.
+
+    Dumps of one build differ in the last line alone, CRASHTIME: what was read of the rest is kept.
+    """
     body, key, value = text.rpartition(b"CRASHTIME=")
     value = value.rstrip(b"\n\0")
     if not key or not body.endswith(b"\n") or b"\n" in value or len(text) > MAX_TEXT_BYTES:

@@ -39,21 +39,24 @@ def open_container(paths: Sequence[str], budget: Budget) -> Container:
     if len(paths) == 1:
         return _open_file(paths[0], budget)
     parts: list[KdumpContainer] = []
-    broken: list[tuple[str, VmcoreError]] = []
+    broken: dict[str, VmcoreError] = {}
     for path in paths:
         try:
-            part = _open_file(path, budget)
+            parts.append(_open_part(path, budget, parts))
         except VmcoreError as error:
-            broken.append((path, error))
-            continue
-        if isinstance(part, KdumpContainer):
-            parts.append(part)
-        else:
-            part.close()
-            broken.append((path, FormatError(f"{path} is no part of a split dump")))
+            broken[path] = error
     if not parts:
-        raise broken[0][1] if broken else ValueError("no path was given")
-    return SplitContainer(parts, tuple(path for path, _ in broken))
+        raise next(iter(broken.values()))
+    return SplitContainer(parts, tuple(broken))
+
+
+def _open_part(path: str, budget: Budget, others: Sequence[KdumpContainer]) -> KdumpContainer:
+    """A part that belongs to the parts opened before it. Raises VmcoreError."""
+    part = _open_file(path, budget)
+    if isinstance(part, KdumpContainer) and part.sub_header.split and (not others or part.belongs_to(others[0])):
+        return part
+    part.close()
+    raise FormatError(f"{path} is no part of this split dump")
 
 
 def _open_file(path: str, budget: Budget) -> Container:

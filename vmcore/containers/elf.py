@@ -178,16 +178,21 @@ def _read_header(source: ByteSource, budget: Budget) -> _Header:
     if count > MAX_SEGMENTS:
         raise LimitError("the ELF file has too many segments", count=count)
     budget.charge_steps(count)
-    table = source.read(headers_at, count * entry_bytes)
+    table = _read(source, headers_at, count * entry_bytes)
     if len(table) < count * entry_bytes:
         raise TruncatedError("the file ends inside its program headers", offset=headers_at, count=count)
     segments = tuple(_segments(table, elf_class, order))
     return _Header(byte_order, elf_class, machine, flags, segments)
 
 
+def _read(source: ByteSource, offset: int, size_bytes: int) -> bytes:
+    """The bytes at an offset that the file names: none beyond its end, where no offset is too large to ask for."""
+    return source.read(offset, size_bytes) if offset < source.size_bytes else b""
+
+
 def _extended_count(source: ByteSource, at: int, byte_order: ByteOrder) -> int:
     """The number of program headers beyond 65,534: sh_info of section header 0."""
-    data = source.read(at, 4)
+    data = _read(source, at, 4)
     if len(data) < 4:
         raise TruncatedError("the file ends before its number of program headers", offset=at)
     return int.from_bytes(data, byte_order)
@@ -253,7 +258,7 @@ def _read_notes(source: ByteSource, segments: Sequence[_Segment]) -> Iterator[by
         left -= segment.file_bytes
         if left < 0:
             raise FormatError("the notes are larger than notes can be", size_bytes=segment.file_bytes)
-        data = source.read(segment.offset, segment.file_bytes)
+        data = _read(source, segment.offset, segment.file_bytes)
         if len(data) < segment.file_bytes:
             raise TruncatedError("the file ends inside its notes", offset=segment.offset, size_bytes=segment.file_bytes)
         yield data

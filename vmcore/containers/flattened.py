@@ -20,7 +20,9 @@ from crashbeam.vmcore.errors import FormatError, LimitError, TruncatedError
 from crashbeam.vmcore.limits import Budget
 
 FLATTENED_SIGNATURE: Final = b"makedumpfile\0\0\0\0"
-MAX_RECORDS: Final = 1 << 21
+MAX_RECORDS: Final = 1 << 20
+MAX_OVERLAPPING: Final = 1 << 16
+"""Records that overlap each other in one place: writers go back to headers and bitmaps only."""
 _HEADER_BYTES: Final = 4096
 _RECORD: Final = struct.Struct(">qq")
 _SMALL_RECORD_BYTES: Final = 128
@@ -35,7 +37,7 @@ class FlattenedSource:
     """The restored file, as bytes at an offset.
 
     One pass over the record headers makes an index; ``cut_reason`` says why there may have been more records. Raises
-    FormatError (``unsupported``, ``malformed``), TruncatedError inside the first header, LimitError beyond 2,097,152
+    FormatError (``unsupported``, ``malformed``), TruncatedError inside the first header, LimitError beyond 1,048,576
     records.
     """
 
@@ -123,20 +125,25 @@ class FlattenedSource:
     def _sort_records(self) -> None:
         starts, ends, places = self._starts, self._ends, self._places
         self._budget.charge_steps(len(starts))
-        pieces: list[_Piece] = []
+        self._starts, self._ends, self._places = array("q"), array("q"), array("q")
         cluster: list[int] = []
         reached = 0
         # Stable: records of equal start stay in file order. Only records that overlap need more than sorting.
         for record in sorted(range(len(starts)), key=starts.__getitem__):
             if starts[record] >= reached:
-                pieces.extend(_resolve(cluster, starts, ends, places))
+                self._add_pieces(_resolve(cluster, starts, ends, places))
                 cluster = []
+            elif len(cluster) == MAX_OVERLAPPING:
+                raise LimitError("too many flattened records overlap", records=MAX_OVERLAPPING)
             cluster.append(record)
             reached = max(reached, ends[record])
-        pieces.extend(_resolve(cluster, starts, ends, places))
-        self._starts = array("q", (piece[0] for piece in pieces))
-        self._ends = array("q", (piece[1] for piece in pieces))
-        self._places = array("q", (piece[2] for piece in pieces))
+        self._add_pieces(_resolve(cluster, starts, ends, places))
+
+    def _add_pieces(self, pieces: Iterator[_Piece]) -> None:
+        for start, end, place in pieces:
+            self._starts.append(start)
+            self._ends.append(end)
+            self._places.append(place)
 
 
 def _resolve(cluster: list[int], starts: "array[int]", ends: "array[int]", places: "array[int]") -> Iterator[_Piece]:

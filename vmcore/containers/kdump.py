@@ -120,7 +120,11 @@ class KdumpContainer:
         self._met.add(flags)
         return page
 
-    def is_stored(self, pfn: int) -> bool:
+    def belongs_to(self, other: "KdumpContainer") -> bool:
+        """Whether both are parts of one split set: main headers and notes are equal."""
+        return self.main_header == other.main_header and self.facts.notes == other.facts.notes
+
+    def _is_stored(self, pfn: int) -> bool:
         """Whether the second bitmap says that page ``pfn`` is in the file, or in another part. Raises PageError."""
         return self._bit(self._stored_at, pfn)
 
@@ -134,7 +138,7 @@ class KdumpContainer:
     def _outside(self, pfn: int) -> PageError:
         if not 0 <= pfn < self.sub_header.max_pfn:
             return PageError(f"page {pfn:#x} is beyond the dump's memory", status=PageStatus.ABSENT, pfn=pfn)
-        if self.is_stored(pfn):
+        if self._is_stored(pfn):
             return PageError(f"page {pfn:#x} is in another part of the dump", status=PageStatus.LOST, pfn=pfn)
         return self._not_stored(pfn)
 

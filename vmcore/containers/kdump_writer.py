@@ -1,4 +1,4 @@
-"""Writes kdump-compressed files, version 6, laid out as makedumpfile lays them out (IMPLEMENTATION, ``write_kdump_header``)."""
+"""Writes kdump-compressed files, version 6, in makedumpfile's layout (IMPLEMENTATION, ``write_kdump_header``)."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -32,7 +32,8 @@ import msgspec
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.compiled import ARCHES, Arch, ByteOrder, CompiledKernel, release_of
-from crashbeam.vmcore.symbols.layouts import Field, StructLayout
+from crashbeam.vmcore.symbols.layouts import LAYOUTS, Field, StructLayout
+from crashbeam.vmcore.symbols.variables import VARIABLES
 
 VERSION = 1
 MAGIC = b"crshbeam"
@@ -57,7 +58,10 @@ class TextSymbol:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows."""
+    """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows.
+
+    ``tables`` is that of the names that were wanted when the profile was made.
+    """
 
     build_id: str | None
     banner: str | None
@@ -69,8 +73,14 @@ class _Header:
     structs: dict[str, StructLayout]
     sections: dict[str, tuple[int, int]]
     digest: str
+    tables: str
 
 
+def _digest(data: bytes | bytearray | memoryview) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
+_TABLES = _digest(repr((VARIABLES, sorted(LAYOUTS.items()))).encode()).hex()
 _decode_header = msgspec.json.Decoder(_Header).decode
 
 
@@ -162,9 +172,12 @@ class KernelProfile:
 
     @property
     def richness(self) -> tuple[int, ...]:
-        """Orders the profiles of one build: by where names come from, layouts, lines, and how much of each there is."""
+        """Orders the profiles of one build: by whether all that is wanted now was wanted when the profile was made, by
+        where names and layouts come from, whether there are lines, and how much of each there is.
+        """
         fields = sum(len(layout.fields) for layout in self._header.structs.values())
         return (
+            int(self._header.tables == _TABLES),
             _NAMES_RANK.index(self.names),
             _LAYOUTS_RANK.index(self.layouts),
             int(self.lines),
@@ -252,6 +265,7 @@ def compile_profile(kernel: CompiledKernel) -> bytes:
             structs=dict(kernel.structs),
             sections=sections,
             digest=_digest(body).hex(),
+            tables=_TABLES,
         ),
         order="sorted",
     )
@@ -300,7 +314,3 @@ def _packed(code: str, values: Sequence[int]) -> bytes:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tobytes()
-
-
-def _digest(data: bytes | bytearray | memoryview) -> bytes:
-    return blake2b(data, digest_size=16).digest()

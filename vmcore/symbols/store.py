@@ -49,7 +49,7 @@ class SymbolSearch:
     message: str | None = None
 
 
-_Question = tuple[tuple[str, ...], str | None, str | None, frozenset[tuple[str, int]]]
+_Question = tuple[tuple[str, ...], str | None, str | None, str | None, frozenset[tuple[str, int]]]
 _State = tuple[int, ...]
 
 
@@ -93,7 +93,13 @@ class ProfileStore:
 
     def find(self, symbols: Sequence[str], wanted: WantedKernel) -> SymbolSearch:
         """The richest profile of exactly the wanted kernel, from the files and folders ``symbols`` and the cache."""
-        question = (tuple(symbols), wanted.build_id, wanted.banner, frozenset(wanted.vmcoreinfo_symbols.items()))
+        question = (
+            tuple(symbols),
+            wanted.build_id,
+            wanted.banner,
+            wanted.release,
+            frozenset(wanted.vmcoreinfo_symbols.items()),
+        )
         kept = self._answers.get(question)
         if kept is not None and kept[0].profile is not None:
             return kept[0]
@@ -128,7 +134,9 @@ class ProfileStore:
                 continue
             if best is None or entry.richness is None or entry.richness > best.richness:
                 profile = self._profile_of(file, entry, given)
-                if profile is not None and (best is None or profile.richness > best.richness):
+                if profile is None or not same_build(profile.build_id, profile.banner, wanted):
+                    continue
+                if best is None or profile.richness > best.richness:
                     best = profile
         if best is not None:
             return SymbolSearch(best, same_build(best.build_id, best.banner, wanted))
