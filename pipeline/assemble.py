@@ -1,8 +1,8 @@
 """The Beam pipeline of ``crashbeam run``: ranges of listed inputs to parts of the run folder.
 
-Only ranges pass through ``Create``: the inputs themselves are read from the run folder, so that 300,000 of them cost the
-graph nothing. The runner is always named: Beam's default would look for another engine on the net and fall back without a
-word.
+Only ranges pass through ``Create``: the inputs themselves are read from the run folder, so that 300,000 of them cost
+the graph nothing. The runner is always named: Beam's default would look for another engine on the net and fall back
+without a word.
 """
 
 import logging

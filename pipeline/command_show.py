@@ -20,9 +20,7 @@ from crashbeam.vmcore.stages import analyse, describe
 @symbols_options
 @debug_option
 @config_option
-def show_command(
-    dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None
-) -> int:
+def show_command(dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None) -> int:
     """Shows what is known of the crash in DUMP: who panicked, which CPUs saved their registers, and every stack."""
     end_with_reader()
     if as_json and cpu is not None:

@@ -20,7 +20,7 @@ from crashbeam.vmcore.facts import AnalysisOptions
 @debug_option
 @config_option
 def trim_command(dump: str, output: str, symbols: tuple[str, ...], profiles: str | None) -> int:
-    """Writes a dump SMALL that holds only what the report of DUMP needs: headers, notes and the pages that were read."""
+    """Writes a dump SMALL that holds only what the report of DUMP needs: headers, notes and pages."""
     from crashbeam.vmcore.trim import trim
 
     path = os.path.abspath(output)

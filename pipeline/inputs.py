@@ -1,7 +1,7 @@
 """Files, folders, globs and ``file://`` URIs to the list of inputs (DESIGN.md sections 2.4 and 3).
 
-A file that is named is an input whatever it is. In a folder files are sniffed: a dump, an empty file and one that cannot
-be read are inputs, anything else is counted as skipped; names that begin with a dot are passed over.
+A file that is named is an input whatever it is. In a folder files are sniffed: a dump, an empty file and one that
+cannot be read are inputs, anything else is counted as skipped; names that begin with a dot are passed over.
 """
 
 import glob
@@ -38,7 +38,10 @@ class _File:
 
 
 def list_inputs(arguments: Sequence[str]) -> Listing:
-    """The inputs that the arguments of a command name. Raises WrongUseError for a glob without a match and an unknown scheme."""
+    """The inputs that the arguments of a command name.
+
+    Raises WrongUseError for a glob without a match and an unknown scheme.
+    """
     files: dict[str, _File] = {}
     skipped: set[str] = set()
     for argument in arguments:
@@ -53,7 +56,7 @@ def list_inputs(arguments: Sequence[str]) -> Listing:
 
 
 def list_one(argument: str) -> DumpInput:
-    """The one input that ``show`` and ``trim`` are given: a path or a ``file://`` URI, with the other parts of its split set."""
+    """The input behind a path or a ``file://`` URI, with the other parts of its split set: for ``show`` and ``trim``."""
     return one_input([_stat_file(path) for path in find_parts(local_path(argument))])
 
 

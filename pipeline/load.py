@@ -20,7 +20,10 @@ def read_finished_run(path: str) -> FinishedRun:
 
 
 def load_into(sinks: Sequence[tuple[str, Sink]], run: FinishedRun) -> None:
-    """Fills every sink, and says on standard error what each took. Raises PromiseBrokenError if one refused anything."""
+    """Fills every sink, and says on standard error what each took.
+
+    Raises PromiseBrokenError if one refused anything.
+    """
     refused = []
     for uri, sink in sinks:
         loaded = sink.load(run)

@@ -94,7 +94,10 @@ class RunFolder:
         _remove(self.manifest)
 
     def standing_parts(self) -> list[PartRange]:
-        """The ranges whose records stand, in order. Raises PromiseBrokenError where two overlap, or one has no inputs."""
+        """The ranges whose records stand, in order.
+
+        Raises PromiseBrokenError where two overlap, or one has no inputs.
+        """
         _, ranges = read_parts(self.path)
         if ranges and ranges[-1].stop > len(self.inputs):
             raise PromiseBrokenError(f"{self.parts}/{ranges[-1].name} has no inputs: remove it and run again")
@@ -145,7 +148,10 @@ def read_run(path: str) -> RunFacts:
 
 @lru_cache(maxsize=1)
 def read_inputs(path: str, files: int) -> tuple[DumpInput, ...]:
-    """The inputs of the first ``files`` inputs files of a run folder; they never change. Raises PromiseBrokenError for a damaged one."""
+    """The inputs of the first ``files`` inputs files of a run folder; they never change.
+
+    Raises PromiseBrokenError for a damaged one.
+    """
     inputs: list[DumpInput] = []
     for name in _inputs_files(path)[:files]:
         try:
@@ -157,7 +163,10 @@ def read_inputs(path: str, files: int) -> tuple[DumpInput, ...]:
 
 
 def read_parts(path: str) -> tuple[str, list[PartRange]]:
-    """The parts folder of a run folder, and the ranges whose records stand, in order. Raises PromiseBrokenError for an overlap."""
+    """The parts folder of a run folder, and the ranges whose records stand, in order.
+
+    Raises PromiseBrokenError for an overlap.
+    """
     folder = os.path.join(path, _PARTS)
     ranges = sorted(filter(None, map(parse_part_name, os.listdir(folder))))
     reached = 0
@@ -197,7 +206,8 @@ def _read_or_write_run(path: str, options: dict[str, Any], options_digest: str) 
         facts = read_run(path)
         if facts.options_digest != options_digest:
             raise WrongUseError(
-                f"{path} was begun with other options or symbols (see its {_RUN}): repeat them, or give -o another folder"
+                f"{path} was begun with other options or symbols (see its {_RUN}): "
+                "repeat them, or give -o another folder"
             )
         return facts
     created_us = time.time_ns() // 1000

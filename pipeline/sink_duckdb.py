@@ -1,7 +1,7 @@
 """Records as a DuckDB file: an embedded store that takes runs again and again without a row too many.
 
-The ledger (table ``inputs``) knows every record by its digest: an equal one is skipped, one of an older run loses, any other
-replaces all rows of its input in all tables, in one transaction.
+The ledger (table ``inputs``) knows every record by its digest: an equal one is skipped, one of an older run loses, any
+other replaces all rows of its input in all tables, in one transaction.
 """
 
 import hashlib
@@ -52,7 +52,9 @@ class DuckdbSink:
             raise WrongUseError(f"duckdb:{self._path} cannot be used: {_one_line(error)}") from error
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Takes the records that the store does not hold yet. Raises PromiseBrokenError where the store as a whole fails.
+        """Takes the records that the store does not hold yet.
+
+        Raises PromiseBrokenError where the store as a whole fails.
 
         Records that it refuses are written to ``refused-duckdb.jsonl`` in the run folder.
         """
@@ -88,7 +90,7 @@ def _load(
     generation: int,
     refusals: list[tuple[bytes, str]],
 ) -> int:
-    """Takes the lines, which stand in ``paths``, in one transaction; halves them where the store refuses one of them."""
+    """Takes the lines, which stand in ``paths``, in one transaction; halves them where the store refuses one."""
     try:
         return _load_at_once(store, paths, lines, generation)
     except _RECORD_ERRORS as error:

@@ -38,7 +38,10 @@ class ParquetSink:
             raise WrongUseError(f"parquet:{self._path} cannot be written")
 
     def load(self, run: FinishedRun) -> Loaded:
-        """Writes every part's tables, and removes those of parts that are no more. Raises WrongUseError, PromiseBrokenError."""
+        """Writes every part's tables, and removes those of parts that are no more.
+
+        Raises WrongUseError, PromiseBrokenError.
+        """
         self._claim(run)
         written = 0
         try:

@@ -1,7 +1,7 @@
 """An analysis that needs no dump: what becomes of an input is in the name of its file.
 
-``hang`` waits, ``spin`` computes for ever, ``die`` is killed, ``eat`` asks for too much memory, ``raise`` meets a defect, ``bad``
-ends in a FailureRecord, ``slow`` takes its time, anything else gives a report of its own.
+``hang`` waits, ``spin`` computes for ever, ``die`` is killed, ``eat`` asks for too much memory, ``raise`` meets a
+defect, ``bad`` ends in a FailureRecord, ``slow`` takes its time, anything else gives a report of its own.
 """
 
 import os
@@ -20,7 +20,7 @@ NAME = "tests.fake_analysis:analyse"
 SLOW_SECONDS = 0.2
 
 
-def analyse(dump_input: DumpInput, options: AnalysisOptions) -> Record:
+def analyse(dump_input: DumpInput, _options: AnalysisOptions) -> Record:
     """The record of an input by its name."""
     enter(Stage.NOTES)
     name = os.path.basename(dump_input.paths[0])

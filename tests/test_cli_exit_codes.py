@@ -77,7 +77,7 @@ def test_the_summary_says_what_was_skipped_and_where_the_records_are(tmp_path: P
     assert "\r" not in said
 
 
-def test_environment_and_config_set_options_and_the_flag_wins(tmp_path: Path, dump: Path) -> None:
+def test_environment_and_config_set_options_and_the_flag_wins(tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text(f'output = "{tmp_path / "of-config"}"\nfail-on-failures = true\ndeadline = 7\n')
     bad = make_dumps(tmp_path / "in", "bad")[0]
@@ -162,5 +162,5 @@ def test_show_never_imports_beam(dump: Path) -> None:
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
     show = f"{sys.executable} -m crashbeam.pipeline schema crash_report | head -1"
-    result = subprocess.run(["sh", "-c", show], cwd=REPO, capture_output=True, text=True)
+    result = subprocess.run(["sh", "-c", show], cwd=REPO, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("{\n", "")

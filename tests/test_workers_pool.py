@@ -141,7 +141,7 @@ def test_a_child_cannot_write_files_nor_dump_core() -> None:
     assert record["message"] == "File too large; core 0"
 
 
-def write_a_file(dump_input: DumpInput, options: AnalysisOptions) -> Record:
+def write_a_file(dump_input: DumpInput, _options: AnalysisOptions) -> Record:
     """An analysis that tries to leave something behind."""
     file = os.memfd_create("file")
     try:
@@ -156,7 +156,7 @@ def write_a_file(dump_input: DumpInput, options: AnalysisOptions) -> Record:
 
 
 def test_no_child_outlives_a_driver_that_was_killed() -> None:
-    program = f"""
+    program = """
 from tests.test_workers_pool import SETTINGS, Pool, some_input
 pool = Pool(SETTINGS)
 for line in pool.analyse_run([some_input("a"), some_input("b"), some_input("hang"), some_input("hang2")]):

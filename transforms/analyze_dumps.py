@@ -1,8 +1,8 @@
 """Dumps to records: each input to one CrashReport or one FailureRecord, as a JSON line.
 
-Two forms with equal records. ``AnalyzeRuns`` is the default of ``crashbeam run``: runs of consecutive inputs are handed to
-limited child processes. ``AnalyzeDumps`` is the four stages in a row, for embedding into a pipeline of one's own, for reading
-and for debugging.
+Two forms with equal records. ``AnalyzeRuns`` is the default of ``crashbeam run``: runs of consecutive inputs are handed
+to limited child processes. ``AnalyzeDumps`` is the four stages in a row, for embedding into a pipeline of one's own,
+for reading and for debugging.
 """
 
 import time
@@ -28,7 +28,7 @@ BATCH_SECONDS = 0.5
 
 
 class AnalyzeDumps(beam.PTransform[PCollection[DumpInput], PCollection[bytes]]):
-    """``ParseHeaders -> MapNotes -> UnwindStacks -> BuildReport``: inputs to JSON lines, in the process of the runner."""
+    """``ParseHeaders -> MapNotes -> UnwindStacks -> BuildReport``: inputs to JSON lines, in the runner's process."""
 
     def __init__(self, options: AnalysisOptions) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The loop of a child process: a request, an analysis, an answer, until its pipe ends.
 
-Started by ``pool.py`` as a new interpreter. Nothing in a dump may make it write a file, dump core, eat the machine's memory
-or outlive the driver: limits are set once what it needs is loaded, and a timer runs around every input.
+Started by ``pool.py`` as a new interpreter. Nothing in a dump may make it write a file, dump core, eat the machine's
+memory or outlive the driver: limits are set once what it needs is loaded, and a timer runs around every input.
 """
 
 import gc
