@@ -76,7 +76,7 @@ def run_command(
         symbols=absolute_symbols(symbols),
         profiles=absolute_profiles(profiles),
         sinks=sink,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or len(os.sched_getaffinity(0)),
         runner=runner,
         isolation=isolation,
         limits=Limits(deadline, 3 * deadline, memory << 20),

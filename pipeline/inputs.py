@@ -56,7 +56,7 @@ def list_inputs(arguments: Sequence[str]) -> Listing:
 
 
 def list_one(argument: str) -> DumpInput:
-    """The input behind a path or a ``file://`` URI, with the other parts of its split set: for ``show`` and ``trim``."""
+    """The input behind a path or a ``file://`` URI, with the rest of its split set: for ``show`` and ``trim``."""
     return one_input([_stat_file(path) for path in find_parts(local_path(argument))])
 
 

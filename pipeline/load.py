@@ -26,6 +26,7 @@ def load_into(sinks: Sequence[tuple[str, Sink]], run: FinishedRun) -> None:
     """
     refused = []
     for uri, sink in sinks:
+        sink.claim(run.generation)
         loaded = sink.load(run)
         line = f"crashbeam: {uri}: {loaded.written:,} records written"
         if loaded.skipped:

@@ -64,6 +64,7 @@ def symbols_options(command: Command) -> Command:
     return option(
         "--symbols",
         metavar="PATH",
+        type=click.Path(),
         multiple=True,
         help="A vmlinux, a System.map, a compiled profile, or a folder of them: names and layouts of the kernels.",
     )(command)

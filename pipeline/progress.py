@@ -49,7 +49,8 @@ def print_summary(counts: Counts, analysed: int, skipped: int, seconds: float, p
     if analysed < counts.records:
         lines.append(f"{counts.records - analysed} of them stood already")
     if analysed:
-        lines.append(f"{_count(analysed, 'dump')} analysed in {seconds:.1f} s, {analysed / seconds:.0f} dumps/s")
+        speed = _count(round(analysed / seconds), "dump")
+        lines.append(f"{_count(analysed, 'dump')} analysed in {seconds:.1f} s, {speed}/s")
     lines.append(f"records are in {parts}")
     for line in lines:
         click.echo(f"crashbeam: {line}", err=True)

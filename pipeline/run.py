@@ -31,6 +31,8 @@ def run_to_parts(options: RunOptions) -> Counts:
     digest = options_digest(options, prepare_symbols(options.analysis))
     folder = open_run_folder(options.output, _shown(options), digest)
     try:
+        for _, sink in sinks:
+            sink.claim(folder.facts.created_us)
         folder.add_inputs(listing)
         if not folder.inputs:
             raise WrongUseError(f"{' '.join(options.inputs)}: no dump among {listing.skipped} files")

@@ -168,7 +168,10 @@ def read_parts(path: str) -> tuple[str, list[PartRange]]:
     Raises PromiseBrokenError for an overlap.
     """
     folder = os.path.join(path, _PARTS)
-    ranges = sorted(filter(None, map(parse_part_name, os.listdir(folder))))
+    try:
+        ranges = sorted(filter(None, map(parse_part_name, os.listdir(folder))))
+    except OSError as error:
+        raise PromiseBrokenError(f"{folder} cannot be read: {error.strerror}") from error
     reached = 0
     for part in ranges:
         if part.first < reached:

@@ -51,6 +51,9 @@ class DuckdbSink:
         except duckdb.Error as error:
             raise WrongUseError(f"duckdb:{self._path} cannot be used: {_one_line(error)}") from error
 
+    def claim(self, generation: int) -> None:
+        """Takes any run."""
+
     def load(self, run: FinishedRun) -> Loaded:
         """Takes the records that the store does not hold yet.
 

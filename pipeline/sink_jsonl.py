@@ -39,6 +39,9 @@ class JsonlSink:
         except OSError as error:
             raise WrongUseError(f"jsonl:{self._path} cannot be written: {error.strerror}") from error
 
+    def claim(self, generation: int) -> None:
+        """Takes any run."""
+
     def load(self, run: FinishedRun) -> Loaded:
         """Writes the file anew. Raises PromiseBrokenError."""
         written = 0

@@ -37,12 +37,22 @@ class ParquetSink:
         if not os.access(self._path, os.W_OK | os.X_OK):
             raise WrongUseError(f"parquet:{self._path} cannot be written")
 
-    def load(self, run: FinishedRun) -> Loaded:
-        """Writes every part's tables, and removes those of parts that are no more.
+    def claim(self, generation: int) -> None:
+        """Marks the folder as the export of one run. Raises WrongUseError if it is that of another."""
+        mark = os.path.join(self._path, MARK)
+        try:
+            with open(mark, "rb") as file:
+                owner = orjson.loads(file.read()).get("created_us")
+        except FileNotFoundError:
+            self._write_mark(mark, generation)
+            return
+        except (OSError, AttributeError, orjson.JSONDecodeError) as error:
+            raise WrongUseError(f"{mark} is damaged: give --sink a new folder") from error
+        if owner != generation:
+            raise WrongUseError(f"parquet:{self._path} holds the tables of another run: give --sink a new folder")
 
-        Raises WrongUseError, PromiseBrokenError.
-        """
-        self._claim(run)
+    def load(self, run: FinishedRun) -> Loaded:
+        """Writes every part's tables, and removes those of parts that are no more. Raises PromiseBrokenError."""
         written = 0
         try:
             for part in run.parts:
@@ -60,21 +70,14 @@ class ParquetSink:
             raise PromiseBrokenError(f"parquet:{self._path} refused a part: {error}") from error
         return Loaded(written)
 
+    def _write_mark(self, mark: str, generation: int) -> None:
+        try:
+            write_whole(mark, orjson.dumps({"created_us": generation}))
+        except OutputError as error:
+            raise WrongUseError(str(error)) from error
+
     def _file(self, table: str, part: str) -> str:
         return os.path.join(self._path, table, part.removesuffix(SUFFIX) + ".parquet")
-
-    def _claim(self, run: FinishedRun) -> None:
-        mark = os.path.join(self._path, MARK)
-        try:
-            with open(mark, "rb") as file:
-                owner = orjson.loads(file.read()).get("created_us")
-        except FileNotFoundError:
-            write_whole(mark, orjson.dumps({"created_us": run.generation}))
-            return
-        except (OSError, AttributeError, orjson.JSONDecodeError) as error:
-            raise WrongUseError(f"{mark} is damaged: give --sink a new folder") from error
-        if owner != run.generation:
-            raise WrongUseError(f"parquet:{self._path} holds the tables of another run: give --sink a new folder")
 
     def _remove_others(self, parts: set[str]) -> None:
         for table in RECORD_TABLES:

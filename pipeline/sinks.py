@@ -44,6 +44,10 @@ class Sink(Protocol):
         """Finds out whether records can be written. Raises WrongUseError."""
         ...
 
+    def claim(self, generation: int) -> None:
+        """Learns which run will be loaded. Raises WrongUseError where the sink holds another run and takes but one."""
+        ...
+
     def load(self, run: FinishedRun) -> Loaded:
         """Takes every record of a run; a repeat changes nothing. Raises PromiseBrokenError."""
         ...

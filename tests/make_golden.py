@@ -2,8 +2,9 @@
 
     python -m tests.make_golden CORPUS
 
-Each is a real dump, trimmed to the pages that its report needs; the profiles are those of their kernels. ``truth.json.xz``
-holds the corpus' truth of them, so that reports are compared with what is known and never with themselves.
+Each is a real dump, trimmed to the pages that its report needs; the profiles are those of their kernels.
+``truth.json.xz`` holds the corpus' truth of them, so that reports are compared with what is known and never with
+themselves.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Every wrong use is one line on standard error that says what to do; exit codes mean what DESIGN.md section 8 says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -164,3 +165,11 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     show = f"{sys.executable} -m crashbeam.pipeline schema crash_report | head -1"
     result = subprocess.run(["sh", "-c", show], cwd=REPO, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("{\n", "")
+
+
+def test_the_run_profile_that_ships_is_understood(tmp_path: Path) -> None:
+    bad = make_dumps(tmp_path / "in", "bad")[0]
+    config = REPO / "configs" / "run" / "nightly.toml"
+    result = crashbeam("run", bad, "-o", tmp_path / "out", "--config", config)
+    assert result.returncode == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["workers"] == 1

@@ -10,7 +10,10 @@ import pytest
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.codes import WarningCode
 from crashbeam.schemas.crash_report import CrashReport
+from crashbeam.vmcore import map_notes
 from crashbeam.vmcore.facts import AnalysisOptions
+from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.note_map import Buffer
 from crashbeam.vmcore.stages import analyse, describe
 from tests.truth import differences
 
@@ -94,5 +97,25 @@ def test_three_stacks_are_crossed(options: AnalysisOptions) -> None:
     report = report_of("p3_extirq_softirq", options)
     crashed = report.cpus[6]
     stacks = list(dict.fromkeys(frame.on for frame in crashed.stack.frames))
-    assert ["hardirq", "softirq", "task", "unknown"] == stacks
+    assert stacks == ["hardirq", "softirq", "task", "unknown"]
     assert crashed.stack.stop_reason == "user_mode"
+
+
+@pytest.mark.parametrize("name", sorted(TRUTHS))
+def test_the_weaker_witnesses_alone_place_every_note_rightly_or_not_at_all(
+    name: str, options: AnalysisOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every crash_notes buffer made unreadable: registers, stacks and pids decide."""
+
+    def unreadable(_: Kernel, cpus: tuple[int, ...]) -> dict[int, Buffer]:
+        return dict.fromkeys(cpus, Buffer(None, "made unreadable"))
+
+    monkeypatch.setattr(map_notes, "read_buffers", unreadable)
+    report = report_of(name, options)
+    saved = [cpu["cpu"] for cpu in TRUTHS[name]["cpus"] if cpu["state"] == "saved"]
+    owners = dict(enumerate(saved))
+    for cpu in report.cpus:
+        assert cpu.note.index is None or owners[cpu.note.index] == cpu.cpu
+    placed = {cpu.note.index for cpu in report.cpus} | {note.index for note in report.unassigned_notes}
+    assert set(owners) <= placed
+    assert WarningCode.NOTE_EVIDENCE_CONFLICT not in [warning.code for warning in report.warnings]

@@ -253,3 +253,13 @@ def test_a_run_that_is_not_finished_is_not_loaded(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "is not finished" in result.stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["schema"] == "crashbeam.run/1"
+
+
+def test_a_run_finds_out_before_its_first_dump_that_tables_are_those_of_another(tmp_path: Path) -> None:
+    folder = make_dumps(tmp_path / "in", "a")[0].parent
+    sink = f"parquet:{tmp_path / 'tables'}"
+    assert crashbeam("run", folder, "-o", tmp_path / "one", "--sink", sink).returncode == 0
+    result = crashbeam("run", folder, "-o", tmp_path / "two", "--sink", sink)
+    assert result.returncode == 2
+    assert "holds the tables of another run" in result.stderr
+    assert os.listdir(tmp_path / "two" / "parts") == []

@@ -53,7 +53,9 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def stack_differences(stack: Stack, frames: list[dict[str, Any]]) -> Iterator[str]:
-    """A stack against the known frames: names, addresses, stack pointers, stacks, and each exception's nip, msr and lr."""
+    """A stack against the known frames: names, addresses, stack pointers, stacks, and each exception's nip, msr and
+    lr.
+    """
     have = list(stack.frames)
     while have and have[-1].symbol in BELOW_THE_FIRST_FUNCTION:
         have.pop()
@@ -71,7 +73,8 @@ def stack_differences(stack: Stack, frames: list[dict[str, Any]]) -> Iterator[st
     interrupted = [frame.exception for frame in have if frame.exception]
     known_contexts = [tuple(number(frame[name]) for name in ("interrupt", "nip", "msr", "lr")) for frame in exceptions]
     contexts = [
-        (int(found.vector, 16), *(number(found.registers[name]) for name in ("nip", "msr", "lr"))) for found in interrupted
+        (int(found.vector, 16), *(number(found.registers[name]) for name in ("nip", "msr", "lr")))
+        for found in interrupted
     ]
     if known_contexts != contexts:
         yield f"exceptions: expected {known_contexts}, got {contexts}"

@@ -138,10 +138,9 @@ class Dump:
             self.warn(found.warning or WarningCode.SYMBOLS_MISSING, found.message or "no symbols were found")
             return None
         if found.matched_by is MatchedBy.ADDRESSES and not self._holds_banner(found.profile):
-            self.warn(
-                WarningCode.SYMBOLS_MISMATCH,
-                f"{os.path.basename(found.profile.name)} has the dump's addresses, but its memory does not hold the banner there",
-            )
+            name = os.path.basename(found.profile.name)
+            message = f"{name} has the dump's addresses, but memory does not hold the kernel's banner there"
+            self.warn(WarningCode.SYMBOLS_MISMATCH, message)
             return None
         self.matched_by = found.matched_by
         return found.profile
@@ -222,7 +221,9 @@ _LAST = threading.local()
 
 
 def profile_store(options: AnalysisOptions) -> ProfileStore:
-    """The store of kernel profiles of these options: one per folder in a process, so that a loaded profile serves all dumps."""
+    """The store of kernel profiles of these options: one per folder in a process, so that a loaded profile serves all
+    dumps.
+    """
     store = _STORES.get(options.profiles)
     if store is None:
         folder = default_folder() if options.profiles is None else Path(options.profiles)
@@ -231,7 +232,7 @@ def profile_store(options: AnalysisOptions) -> ProfileStore:
 
 
 def opened(dump_input: DumpInput, options: AnalysisOptions) -> Dump:
-    """The open dump of ``dump_input``: the thread's last one if it is the same, else opened anew. Raises VmcoreError."""
+    """The open dump of ``dump_input``: the thread's last one if it is the same, else a new one. Raises VmcoreError."""
     last: Dump | None = getattr(_LAST, "dump", None)
     if last is not None:
         if last.input == dump_input and last.options == options:

@@ -1,7 +1,7 @@
 """The exceptions of ``vmcore/``: each says what and where, and what a person can do.
 
-An exception that reaches the top of a stage becomes a FailureRecord with the same code, message, hint and facts; one that is
-caught below becomes a warning in the report.
+An exception that reaches the top of a stage becomes a FailureRecord with the same code, message, hint and facts; one
+that is caught below becomes a warning in the report.
 """
 
 from enum import StrEnum

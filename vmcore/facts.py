@@ -1,7 +1,7 @@
 """What travels between the stages: small, picklable, typed values, each holding the one before.
 
-``Opened`` says what the headers and the kernel say, ``Mapped`` whose each note is, ``Unwound`` has the stacks. No open file,
-no profile and no page is held: a stage that finds itself in another process opens the dump again.
+``Opened`` says what the headers and the kernel say, ``Mapped`` whose each note is, ``Unwound`` has the stacks. No
+open file, no profile and no page is held: a stage that finds itself in another process opens the dump again.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class DumpInput:
     """One input: a file, or the files of a split set, as it was listed.
 
     ``uri`` is the canonical URI (of the part with the lowest start_pfn), ``paths`` the local files, that part first;
-    ``size_bytes`` and ``version`` (mtime in ns as text; of a set, those of its parts joined) are ``None`` where the input
-    cannot be stat'ed. ``input_id`` is made of uri, size and version (DESIGN.md section 2.4).
+    ``size_bytes`` and ``version`` (mtime in ns as text; of a set, those of its parts joined) are ``None`` where the
+    input cannot be stat'ed. ``input_id`` is made of uri, size and version (DESIGN.md section 2.4).
     """
 
     input_id: str
@@ -55,7 +55,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class PagesMet:
-    """What the pages read so far have shown: their codecs, and the numbers of those that could not be read as they are."""
+    """What the pages read so far have shown: their codecs, and the numbers of those that could not be read as they
+    are.
+    """
 
     codecs: frozenset[str] = frozenset()
     unreadable: frozenset[int] = frozenset()

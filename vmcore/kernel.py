@@ -13,7 +13,8 @@ from crashbeam.vmcore.symbols.profile import KernelProfile
 class Kernel:
     """A kernel whose memory, names and layouts are known.
 
-    Methods raise SymbolError for what the profile does not have, TranslationError and PageError for what memory does not.
+    Methods raise SymbolError for what the profile does not have, TranslationError and PageError for what memory does
+    not.
     """
 
     def __init__(self, memory: KernelMemory, profile: KernelProfile, arch: Architecture) -> None:

@@ -1,8 +1,8 @@
 """Reads by kernel address, and the log of the pages that were needed.
 
-``PhysicalMemory`` holds decoded pages of a container in a bounded cache; ``KernelMemory`` puts a translation before it. A page
-that the dump level left out reads as zeros where kernel data is asked for, if that level drops zero pages: kernel data is
-normally dropped for no other reason. Code is never read that way.
+``PhysicalMemory`` holds decoded pages of a container in a bounded cache; ``KernelMemory`` puts a translation before
+it. A page that the dump level left out reads as zeros where kernel data is asked for, if that level drops zero pages:
+kernel data is normally dropped for no other reason. Code is never read that way.
 """
 
 import struct
@@ -22,8 +22,8 @@ _ZERO_PAGES_DROPPED = 1
 class PhysicalMemory:
     """The pages of one dump, decoded once each.
 
-    ``needed`` has the number of every page that was asked for, in order, with the status of those that could not be read:
-    what ``trim`` has to write. ``zeros_assumed`` has those that were excluded and read as zeros.
+    ``needed`` has the number of every page that was asked for, in order, with the status of those that could not be
+    read: what ``trim`` has to write. ``zeros_assumed`` has those that were excluded and read as zeros.
     """
 
     def __init__(self, container: Container, budget: Budget) -> None:
@@ -79,6 +79,19 @@ class PhysicalMemory:
             parts.append(self.page(pfn, zeros=zeros)[:missing])
             missing -= len(parts[-1])
         return b"".join(parts)
+
+    def holds(self, physical: int, text: bytes) -> bool:
+        """Whether ``text`` lies at a physical address. Pages that are tried in vain are not logged as needed."""
+        pfn, last = physical >> self.page_shift, (physical + len(text) - 1) >> self.page_shift
+        if physical < 0:
+            return False
+        try:
+            pages = b"".join(self.container.read_page(number) for number in range(pfn, last + 1))
+        except PageError:
+            return False
+        if not pages.startswith(text, physical & (self.page_bytes - 1)):
+            return False
+        return self.read(physical, len(text), zeros=False) == text
 
 
 class KernelMemory:
@@ -162,7 +175,9 @@ class KernelMemory:
         return b"".join(self._pieces(address, size_bytes, self.page_at))
 
     def read_code(self, address: int, size_bytes: int) -> bytes:
-        """``size_bytes`` of text at ``address``: excluded pages are never taken for zeros. Raises TranslationError, PageError."""
+        """``size_bytes`` of text at ``address``: excluded pages are never taken for zeros. Raises TranslationError,
+        PageError.
+        """
         offset = address & self._mask
         if offset + size_bytes <= self._mask + 1:
             return self._code_page_at(address)[offset : offset + size_bytes]

@@ -12,7 +12,7 @@ from crashbeam.schemas.clean import clean_text
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_MODULES, MAX_NAME_BYTES
-from crashbeam.vmcore.symbols.naming import SymbolName, choose_name, is_local_label
+from crashbeam.vmcore.symbols.naming import SymbolName, choose_name
 
 _MAX_MODULE_SYMBOLS = 200_000
 _MAX_MODULE_TEXT_BYTES = 64 << 20
@@ -165,7 +165,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class _ModuleSymbols:
-    """Text symbols of a module: sorted addresses, the string table places of the names at each, and that table's address."""
+    """Text symbols of a module: sorted addresses, the string table places of the names at each, and that table's
+    address.
+    """
 
     addresses: tuple[int, ...]
     names: dict[int, list[int]]

@@ -1,8 +1,8 @@
 """Notes to CPUs: the heart (DESIGN.md section 4).
 
-A file's ``NT_PRSTATUS`` notes stand in the order of their CPUs with the empty ones dropped, so their order says nothing. What
-decides is each CPU's own ``crash_notes`` buffer: a note in the file is a byte copy of it. Where buffers cannot be read, the
-registers themselves are asked; order comes last, and only where nothing contradicts it.
+A file's ``NT_PRSTATUS`` notes stand in the order of their CPUs with the empty ones dropped, so their order says
+nothing. What decides is each CPU's own ``crash_notes`` buffer: a note in the file is a byte copy of it. Where buffers
+cannot be read, the registers themselves are asked; order comes last, and only where nothing contradicts it.
 
 ``assign_notes`` is a pure function of what was read: the buffers, the notes, and a table of witnesses.
 """
@@ -28,7 +28,9 @@ _SCARCE = (NoteState.UNREADABLE, NoteState.NOT_POPULATED)
 
 @dataclass(frozen=True, slots=True)
 class FileNote:
-    """An ``NT_PRSTATUS`` note of the file: its place among them, its bytes (header, name, descriptor), pid and registers."""
+    """An ``NT_PRSTATUS`` note of the file: its place among them, its bytes (header, name, descriptor), pid and
+    registers.
+    """
 
     index: int
     content: bytes
@@ -103,8 +105,8 @@ class _Judged:
 def judge_buffer(arch: Architecture, byte_order: str, buffer: Buffer, *, online: bool) -> _Judged:
     """The state of one buffer, by itself.
 
-    A note counts as whole if its header is that of a kernel's NT_PRSTATUS; since the header is written first, registers that
-    no running CPU can have (r1 = 0, or nip = msr = 0) show a write that was cut short.
+    A note counts as whole if its header is that of a kernel's NT_PRSTATUS; since the header is written first,
+    registers that no running CPU can have (r1 = 0, or nip = msr = 0) show a write that was cut short.
     """
     if buffer.content is None:
         return _Judged(NoteState.UNREADABLE, problem=buffer.problem)
@@ -208,7 +210,9 @@ def _decide_by_content(decision: _Decision, judged: Mapping[int, _Judged]) -> di
 
 
 def _doubt_assumed_zeros(decision: _Decision, buffers: Mapping[int, Buffer]) -> None:
-    """If the file holds a note that no readable buffer has, an empty buffer on a page that was left out proves nothing."""
+    """If the file holds a note that no readable buffer has, an empty buffer on a page that was left out proves
+    nothing.
+    """
     if len(decision.owner) == len(decision.notes):
         return
     for cpu, buffer in buffers.items():
@@ -247,8 +251,8 @@ def _warn_of_states(decision: _Decision, judged: Mapping[int, _Judged]) -> None:
 def _decide_by_witnesses(decision: _Decision, sayings: Mapping[int, Mapping[Evidence, int]]) -> None:
     """Step by step, strongest first: a note goes to the CPU that its first witness names, if that CPU may have it.
 
-    A note whose first witness names a CPU that cannot have it, or one that another note claims by the same witness, goes
-    nowhere: a weaker witness does not outvote a stronger one.
+    A note whose first witness names a CPU that cannot have it, or one that another note claims by the same witness,
+    goes nowhere: a weaker witness does not outvote a stronger one.
     """
     undecided = set(decision.notes) - set(decision.owner)
     for evidence in _WITNESSES:
@@ -281,7 +285,9 @@ def _why_not(decision: _Decision, cpu: int, claims: int) -> str:
 
 
 def _candidates(decision: _Decision, online: frozenset[int], present: frozenset[int]) -> list[list[int]]:
-    """The CPUs that order may be tried on, first choice first: the online ones; not populated: present, else possible ones."""
+    """The CPUs that order may be tried on, first choice first: the online ones; not populated: present, else possible
+    ones.
+    """
     populated = all(state is not NoteState.NOT_POPULATED for state in decision.states.values())
     pools: Iterable[Iterable[int]] = (online,) if populated else (present, decision.states)
     return [sorted(cpu for cpu in pool if decision.is_free(cpu)) for pool in pools]

@@ -58,7 +58,9 @@ def source_without_headers(dump_input: DumpInput) -> Source:
 
 
 def crash_id(dump: Dump, kernel: Kernel, nodename: str | None) -> str | None:
-    """The identity of a crash: what no container changes (DESIGN.md section 2.4). ``None`` without an NT_PRSTATUS note."""
+    """The identity of a crash: what no container changes (DESIGN.md section 2.4). ``None`` without an NT_PRSTATUS
+    note.
+    """
     if not dump.notes:
         return None
     digest = blake2b(digest_size=16)
@@ -93,10 +95,14 @@ def _header_warnings(dump: Dump) -> list[ReportWarning]:
     warnings = []
     if not dump.facts.complete:
         warnings.append(
-            ReportWarning(WarningCode.DUMP_INCOMPLETE, None, "the dump is incomplete: not all that it should hold is in it")
+            ReportWarning(
+                WarningCode.DUMP_INCOMPLETE, None, "the dump is incomplete: not all that it should hold is in it"
+            )
         )
-    for part in dump.facts.missing_parts:
-        warnings.append(ReportWarning(WarningCode.PART_MISSING, None, clean_text(part, MAX_NAME_BYTES)))
+    warnings.extend(
+        ReportWarning(WarningCode.PART_MISSING, None, clean_text(part, MAX_NAME_BYTES))
+        for part in dump.facts.missing_parts
+    )
     profile = dump.profile
     if profile is not None and profile.layouts is SymbolLayouts.NONE:
         warnings.append(

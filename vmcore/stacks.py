@@ -23,7 +23,7 @@ class Stack:
 
 
 def thread_bytes(kernel: Kernel, cpus: tuple[int, ...]) -> int:
-    """THREAD_SIZE: the size of ``union thread_union``, else the distance of a CPU's two interrupt stacks, else the default.
+    """THREAD_SIZE: the size of ``union thread_union``, else the distance of a CPU's interrupt stacks, else the default.
 
     Debug information lacks the union where nothing in C uses it (32 bit); the two arrays are filled by one loop, from
     consecutive allocations.

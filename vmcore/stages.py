@@ -1,8 +1,10 @@
 """The four stages that turn a dump into a report, and their chain.
 
-    DumpInput -> parse_headers -> Opened -> map_notes -> Mapped -> unwind_stacks -> Unwound -> build_report -> CrashReport
+    DumpInput -> parse_headers -> Opened -> map_notes -> Mapped -> unwind_stacks -> Unwound -> build_report ->
+    CrashReport
 
-Each takes what the one before gave; what a stage cannot go on with becomes ``Failed``, which the later ones pass through.
+Each takes what the one before gave; what a stage cannot go on with becomes ``Failed``, which the later ones pass
+through.
 """
 
 from collections.abc import Callable

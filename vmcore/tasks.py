@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from crashbeam.schemas.codes import TaskFoundBy
 from crashbeam.schemas.clean import clean_text
+from crashbeam.schemas.codes import TaskFoundBy
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 
@@ -45,7 +45,7 @@ def read_task(kernel: Kernel, address: int, found_by: TaskFoundBy) -> CurrentTas
 
 
 def read_task_cpu(kernel: Kernel, address: int) -> int | None:
-    """The CPU that the task at ``address`` says it runs on (``thread_info.cpu``), or ``None`` if that cannot be read."""
+    """The CPU that the task at ``address`` says it runs on (``thread_info.cpu``), or ``None`` if unreadable."""
     try:
         if kernel.profile.field("task_struct", "thread_info.cpu"):
             return kernel.number_at(address, "task_struct", "thread_info.cpu")

@@ -1,7 +1,7 @@
 """A report as the text that kernel engineers know from crash.
 
-The labels and the order of a register block are those of crash's ``bt`` for PowerPC; what crash has no words for (a note that
-was not saved, a function whose return address was still in LR) is said in the same manner.
+The labels and the order of a register block are those of crash's ``bt`` for PowerPC; what crash has no words for (a
+note that was not saved, a function whose return address was still in LR) is said in the same manner.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """A dump to a small one that gives the same report: headers, notes and the pages that were needed, nothing else.
 
-The log of ``PhysicalMemory`` says which pages those are. What could not be read stays unreadable: a page that the dump level
-left out is left out again, a damaged one is marked as never written.
+The log of ``PhysicalMemory`` says which pages those are. What could not be read stays unreadable: a page that the
+dump level left out is left out again, a damaged one is marked as never written.
 """
 
 import os
@@ -22,7 +22,8 @@ _DAMAGED = (PageStatus.LOST, PageStatus.TRUNCATED, PageStatus.CORRUPT)
 def trim(dump_input: DumpInput, options: AnalysisOptions, output_path: str) -> FailureRecord | None:
     """Writes the trimmed dump to ``output_path``, whole or not at all; returns why that is impossible, else ``None``.
 
-    The trimmed dump is kdump-compressed, whatever the original was. Raises OSError for an output that cannot be written.
+    The trimmed dump is kdump-compressed, whatever the original was. Raises OSError for an output that cannot be
+    written.
     """
     try:
         facts = run_stages(dump_input, options)

@@ -1,10 +1,10 @@
 """Registers to a stack of frames (DESIGN.md section 5.2).
 
-A context (a saved CPU, an interrupted one) has exact registers: where its return address is, LR or memory, is asked of the
-data flow of its function (``arch/code.py``). From there the back chain leads on: the frame at stack pointer S has its caller's
-frame at the word in S, and that frame's LR save word is the return address. Exception frames give a new context; interrupt
-stacks are left only by the link that their first frame holds. Nothing is followed by luck: every step ends in a frame or in
-one stop reason.
+A context (a saved CPU, an interrupted one) has exact registers: where its return address is, LR or memory, is asked
+of the data flow of its function (``arch/code.py``). From there the back chain leads on: the frame at stack pointer S
+has its caller's frame at the word in S, and that frame's LR save word is the return address. Exception frames give a
+new context; interrupt stacks are left only by the link that their first frame holds. Nothing is followed by luck:
+every step ends in a frame or in one stop reason.
 """
 
 import struct
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import ExceptionFrame, Frame
 from crashbeam.schemas.crash_report import Stack as StackRecord
-from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE, Architecture
 from crashbeam.vmcore.arch import find_return_address
+from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE, Architecture
 from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES, ReturnAddress
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.limits import MAX_FRAMES
@@ -94,7 +94,7 @@ def name_registers(arch: Architecture, registers: Registers) -> dict[str, str]:
     return {name: text[place * step : (place + 1) * step] for place, name in enumerate(arch.registers)}
 
 
-class _Ended(Exception):
+class _EndOfWalkError(Exception):
     """The walk is over, for this reason."""
 
     def __init__(self, reason: StopReason) -> None:
@@ -118,14 +118,17 @@ class Unwinder:
         walk = _Walk(self, stacks)
         try:
             walk.follow(registers)
-        except _Ended as end:
+        except _EndOfWalkError as end:
             reason = end.reason
         except VmcoreError:
             reason = StopReason.UNREADABLE
         return StackRecord(frames=tuple(walk.frames), stop_reason=reason, recovered=False)
 
     def return_address(self, function: Function, nip: int) -> ReturnAddress:
-        """Where ``function`` keeps its return address before the instruction at ``nip``. Raises PageError, TranslationError."""
+        """Where ``function`` keeps its return address before the instruction at ``nip``.
+
+        Raises PageError, TranslationError.
+        """
         key = (function.start, nip)
         answer = self._answers.get(key)
         if answer is None:
@@ -182,7 +185,7 @@ class _Walk:
         self._contexts: set[int] = set()
 
     def follow(self, registers: Registers) -> None:
-        """Walks from a CPU's registers until the end, which is raised as ``_Ended`` (or a VmcoreError)."""
+        """Walks from a CPU's registers until the end, which is raised as ``_EndOfWalkError`` (or a VmcoreError)."""
         trust, exception = Trust.REGISTERS, None
         while True:
             below = len(self.frames)
@@ -198,13 +201,13 @@ class _Walk:
         if registers.is_user:
             self._function = None
             self._add(registers.nip, registers.stack_pointer, trust, exception)
-            raise _Ended(StopReason.USER_MODE)
+            raise _EndOfWalkError(StopReason.USER_MODE)
         self._function = self._text.function_at(registers.nip)
         self._add(registers.nip, registers.stack_pointer, trust, exception)
 
     def _add(self, address: int, stack_pointer: int, trust: Trust, exception: ExceptionFrame | None = None) -> None:
         if len(self.frames) >= MAX_FRAMES:
-            raise _Ended(StopReason.LIMIT)
+            raise _EndOfWalkError(StopReason.LIMIT)
         function, hexadecimal = self._function, self._arch.hexadecimal
         stack = stack_of(self._stacks, stack_pointer)
         self.frames.append(
@@ -231,10 +234,12 @@ class _Walk:
         )
 
     def _exception_at(self, stack_pointer: int) -> tuple[int, Registers] | None:
-        """The ``pt_regs`` of an exception frame at ``stack_pointer``: marker, back chain equal to its r1, trap in the table."""
+        """The ``pt_regs`` of an exception frame at ``stack_pointer``: marker, back chain equal to its r1, trap in the
+        table.
+        """
         arch, memory = self._arch, self._memory
         if stack_pointer % arch.stack_alignment:
-            raise _Ended(StopReason.UNALIGNED)
+            raise _EndOfWalkError(StopReason.UNALIGNED)
         for marker_at, registers_at in arch.exception_places:
             if memory.word(stack_pointer + marker_at) not in arch.markers:
                 continue
@@ -248,13 +253,13 @@ class _Walk:
     def _check_context(self, place: int, registers: Registers) -> None:
         """An interrupted kernel context lies above its exception frame, or on another stack; none is met twice."""
         if place in self._contexts:
-            raise _Ended(StopReason.CYCLE)
+            raise _EndOfWalkError(StopReason.CYCLE)
         self._contexts.add(place)
         if registers.is_user:
             return
         stack = stack_of(self._stacks, place)
         if registers.stack_pointer <= place and (stack is None or stack.low <= registers.stack_pointer):
-            raise _Ended(StopReason.NOT_ASCENDING)
+            raise _EndOfWalkError(StopReason.NOT_ASCENDING)
 
     def _follow_chain(self, registers: Registers, *, is_first: bool) -> tuple[int, Registers]:
         """Walks from a context's function to the next exception frame on the back chain."""
@@ -289,8 +294,8 @@ class _Walk:
     def _belongs_to_lr(self, registers: Registers) -> bool:
         """Whether ``ppc_save_regs`` stored r1 of its caller's caller, as kernels before 6.5 do.
 
-        Since Linux 6.5 ("powerpc: update ppc_save_regs to save current r1 in pt_regs") r1 belongs to nip, and the saved link
-        is the LR save word one frame up. Before, it is the LR save word at r1 itself.
+        Since Linux 6.5 ("powerpc: update ppc_save_regs to save current r1 in pt_regs") r1 belongs to nip, and the
+        saved link is the LR save word one frame up. Before, it is the LR save word at r1 itself.
         """
         memory, slot, stack_pointer = self._memory, self._arch.lr_slot, registers.stack_pointer
         try:
@@ -310,33 +315,33 @@ class _Walk:
         """The stack pointer of the caller's frame: the back chain word, across an interrupt stack's link."""
         following = self._memory.word(stack_pointer)
         if following == 0:
-            raise _Ended(self._end_of_stack())
+            raise _EndOfWalkError(self._end_of_stack())
         stack = stack_of(self._stacks, stack_pointer)
         if stack is not None and not stack.low <= following < stack.high:
             if stack.high - stack_pointer in self._arch.switch_offsets and stack.kind is not StackKind.TASK:
                 return self._cross(stack_pointer, following)
             if following < stack.low or stack_of(self._stacks, following) is None:
-                raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+                raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         if following == stack_pointer:
-            raise _Ended(StopReason.CYCLE)
+            raise _EndOfWalkError(StopReason.CYCLE)
         if following < stack_pointer:
-            raise _Ended(StopReason.NOT_ASCENDING)
+            raise _EndOfWalkError(StopReason.NOT_ASCENDING)
         return following
 
     def _cross(self, stack_pointer: int, link: int) -> int:
         """Leaves an interrupt stack: ``link`` is r1 of the function that switched.
 
-        The LR save word there is a return address only if that function has no frame of its own (older ``call_do_irq``);
-        ``__do_IRQ`` has one, and its word is junk.
+        The LR save word there is a return address only if that function has no frame of its own (older
+        ``call_do_irq``); ``__do_IRQ`` has one, and its word is junk.
         """
         if stack_pointer in self._contexts:
-            raise _Ended(StopReason.CYCLE)
+            raise _EndOfWalkError(StopReason.CYCLE)
         self._contexts.add(stack_pointer)
         if stack_of(self._stacks, link) is None:
-            raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+            raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         function = self._function
         if function is None:
-            raise _Ended(StopReason.NOT_CODE)
+            raise _EndOfWalkError(StopReason.NOT_CODE)
         call = int(self.frames[-1].address, 16) - 4
         if self._unwinder.return_address(function, call).has_frame:
             return self._next(link)
@@ -350,19 +355,19 @@ class _Walk:
         return self._memory.word(stack_pointer + self._arch.lr_slot)
 
     def _add_caller(self, address: int, stack_pointer: int, trust: Trust) -> None:
-        """Adds the frame of a return address, looked up at its call; raises ``_Ended`` where it is none."""
+        """Adds the frame of a return address, looked up at its call; raises ``_EndOfWalkError`` where it is none."""
         if stack_pointer % self._arch.stack_alignment:
-            raise _Ended(StopReason.UNALIGNED)
+            raise _EndOfWalkError(StopReason.UNALIGNED)
         call = self._unwinder.call_before(address)
         is_freed = self._text.is_freed_text(address - 4)
         function = self._text.function_at(address - 4 if call is not None or is_freed else address)
         is_bottom = self._memory.word(stack_pointer) == 0
         if is_bottom and not self._is_called(address, call):
-            raise _Ended(self._end_of_stack())
+            raise _EndOfWalkError(self._end_of_stack())
         if function is None:
-            raise _Ended(StopReason.NOT_CODE)
+            raise _EndOfWalkError(StopReason.NOT_CODE)
         if stack_of(self._stacks, stack_pointer) is None and not self._is_called(address, call, directly=True):
-            raise _Ended(StopReason.LEFT_KNOWN_STACKS)
+            raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         self._function = function
         self._add(address, stack_pointer, trust)
 

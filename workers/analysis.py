@@ -30,6 +30,7 @@ def load_analyse(name: str) -> Analyse:
 
 def analyse_to_line(analyse: Analyse, dump_input: DumpInput, options: AnalysisOptions) -> bytes:
     """The record of ``dump_input`` as a JSON line. Raises MemoryError, and nothing else."""
+    stage_mark.enter(Stage.OPEN)
     changed = find_change(dump_input)
     if changed is not None:
         return to_json_line(stages.to_record(changed))
@@ -45,8 +46,11 @@ def analyse_to_line(analyse: Analyse, dump_input: DumpInput, options: AnalysisOp
 
 def run_stage(stage: Callable[[Any, AnalysisOptions], Any], facts: Any, options: AnalysisOptions) -> Any:
     """One stage of ``STAGES`` on what the one before gave, bounded as ``analyse_to_line`` is. Raises MemoryError."""
-    if isinstance(facts, DumpInput) and (changed := find_change(facts)) is not None:
-        return changed
+    if isinstance(facts, DumpInput):
+        stage_mark.enter(Stage.OPEN)
+        changed = find_change(facts)
+        if changed is not None:
+            return changed
     try:
         return stage(facts, options)
     except MemoryError:
@@ -84,17 +88,19 @@ def defect(dump_input: DumpInput, error: Exception) -> Failed:
 
 
 def find_change(dump_input: DumpInput) -> Failed | None:
-    """The failure of a single file whose size or time of change is not what was listed, else ``None``.
+    """The failure of an input whose sizes or times of change are not what was listed, else ``None``.
 
-    A file that cannot be stat'ed is left to the analysis, which says why.
+    Files that cannot be stat'ed are left to the analysis, which says why.
     """
-    if dump_input.size_bytes is None or len(dump_input.paths) != 1:
+    if dump_input.size_bytes is None:
         return None
     try:
-        status = os.stat(dump_input.paths[0])
+        found = [os.stat(path) for path in dump_input.paths]
     except OSError:
         return None
-    if (status.st_size, status.st_mtime_ns) == (dump_input.size_bytes, dump_input.modified_ns):
+    size_bytes = sum(status.st_size for status in found)
+    version = ",".join(str(status.st_mtime_ns) for status in found)
+    if (size_bytes, version) == (dump_input.size_bytes, dump_input.version):
         return None
     return Failed(
         input=dump_input,
@@ -102,7 +108,7 @@ def find_change(dump_input: DumpInput) -> Failed | None:
         code=FailureCode.INPUT_CHANGED,
         message=f"{name_of(dump_input)} changed since it was listed",
         hint=FailureCode.INPUT_CHANGED.remedy,
-        facts={"listed_bytes": dump_input.size_bytes, "size_bytes": status.st_size},
+        facts={"listed_bytes": dump_input.size_bytes, "size_bytes": size_bytes},
     )
 
 

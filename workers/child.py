@@ -15,7 +15,7 @@ import signal
 import sys
 
 from crashbeam.schemas.codes import Stage
-from crashbeam.vmcore.stage_mark import enter, set_stage_hook
+from crashbeam.vmcore.stage_mark import set_stage_hook
 from crashbeam.workers.analysis import Analyse, analyse_to_line, load_analyse
 from crashbeam.workers.limits import Limits
 from crashbeam.workers.protocol import EXIT_OUT_OF_MEMORY, READY, ChildSettings, read_frame, write_frame
@@ -57,7 +57,6 @@ def main() -> None:
 def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSettings) -> None:
     while (request := read_frame(requests)) is not None:
         dump_input = pickle.loads(request)
-        enter(Stage.OPEN)
         _limit_input(settings.limits)
         line = analyse_to_line(analyse, dump_input, settings.options)
         # A driver that is slow to read must not cost the next input its child.

@@ -1,4 +1,6 @@
-"""What differs between 32-bit and 64-bit PowerPC, as one table each; everything above asks the table, never which one it is."""
+"""What differs between 32-bit and 64-bit PowerPC, as one table each; everything above asks the table, never which one
+it is.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,8 +57,9 @@ class Architecture:
     """One PowerPC architecture (``reference``: Linux arch/powerpc, asm/ptrace.h, asm/elf.h, the ELF ABI supplements).
 
     ``registers`` names the words of ``pr_reg`` and ``pt_regs`` in order. ``lr_slot`` is the LR save word of a frame;
-    ``exception_places`` are (marker, pt_regs) offsets from an exception frame's stack pointer; ``switch_offsets`` how far
-    below the end of an interrupt stack its first frame lies. ``vectors`` has names by trap word, raw words before masked ones.
+    ``exception_places`` are (marker, pt_regs) offsets from an exception frame's stack pointer; ``switch_offsets`` how
+    far below the end of an interrupt stack its first frame lies. ``vectors`` has names by trap word, raw words before
+    masked ones.
     """
 
     name: str

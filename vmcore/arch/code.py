@@ -1,15 +1,15 @@
 """Where a function keeps its return address at one of its instructions, by data flow over its own words.
 
-A saved NIP may lie before the prologue stored LR, in a shrink-wrapped body that never stores it, or behind an epilogue that
-loaded it back. Looking at the first instructions, or at any store before NIP, gives wrong callers; so the few facts that
-matter are followed along every path from the entry:
+A saved NIP may lie before the prologue stored LR, in a shrink-wrapped body that never stores it, or behind an
+epilogue that loaded it back. Looking at the first instructions, or at any store before NIP, gives wrong callers; so
+the few facts that matter are followed along every path from the entry:
 
     depth       bytes that r1 lies below its value at entry
     slot        the LR save word of the caller's frame (entry r1 + 4, 64 bit: + 16) holds the return address
     holders     the registers (LR among them) that hold it
 
-Edges have three strengths. A call may not return (``panic()``), a trap seldom does (``BUG()``; ``WARN()`` does): what they
-say of the next instruction is believed only where no stronger edge arrives.
+Edges have three strengths. A call may not return (``panic()``), a trap seldom does (``BUG()``; ``WARN()`` does): what
+they say of the next instruction is believed only where no stronger edge arrives.
 
 Encodings: Power ISA 3.1 book I; the save areas: the 32-bit and 64-bit ELF ABI supplements, "stack frame".
 """
@@ -33,9 +33,9 @@ _PROLOGUE_WORDS = 8
 class ReturnAddress:
     """What is known of a function's return address before one of its instructions.
 
-    ``has_frame``: r1 points to the function's own frame, whose back chain word is the caller's frame. ``in_lr``: LR holds the
-    return address, and the word in memory may be stale. ``in_slot``: the caller's LR save word holds it. ``in_register``: a
-    GPR that holds it, if neither does. ``switched``: r1 is on another stack than at entry.
+    ``has_frame``: r1 points to the function's own frame, whose back chain word is the caller's frame. ``in_lr``: LR
+    holds the return address, and the word in memory may be stale. ``in_slot``: the caller's LR save word holds it.
+    ``in_register``: a GPR that holds it, if neither does. ``switched``: r1 is on another stack than at entry.
     """
 
     has_frame: bool
@@ -127,7 +127,6 @@ _EXTENDED_WRITES_NOTHING = frozenset(
         566,
         598,
         595,
-        598,
         758,
     }
     | {854, 914, 946, 978, 982, 1014, 192, 224, 30, 18, 22, 50, 82, 114, 118}
@@ -159,8 +158,10 @@ _EXTENDED_WRITES_NOTHING = frozenset(
     }
     | {359, 535, 599, 855, 887, 725, 916, 532 + 2048}
 )
-"""Opcode 31: compares, stores, cache and TLB operations, moves to special registers, vector and floating point memory access."""
-_EXTENDED_UPDATES = frozenset({181, 183, 247, 439, 631, 695, 759, 567, 631})
+"""Opcode 31: compares, stores, cache and TLB operations, moves to special registers, vector and floating point memory
+access.
+"""
+_EXTENDED_UPDATES = frozenset({181, 183, 247, 439, 631, 695, 759, 567})
 """Opcode 31: stores with update (RA is written); loads with update write both."""
 _EXTENDED_LOADS_UPDATE = frozenset({53, 55, 119, 311, 373, 375})
 
@@ -276,7 +277,8 @@ _UNKNOWN_FRAME = 16
 class Flow:
     """The data flow of one function: ``words`` from its symbol to the next one.
 
-    ``slot_offset`` is the place of the LR save word in a frame (4, 64 bit: 16), ``decode`` the decoder of the word size.
+    ``slot_offset`` is the place of the LR save word in a frame (4, 64 bit: 16), ``decode`` the decoder of the word
+    size.
     """
 
     def __init__(self, words: Sequence[int], slot_offset: int, decode: Callable[[int], Instruction]) -> None:
@@ -426,7 +428,9 @@ class Flow:
         return self._best(index, candidates)
 
     def _doubtful(self, index: int, level: Strength) -> bool:
-        """Whether control may never arrive here: behind a trap, or behind a call where LR is read as if none had been."""
+        """Whether control may never arrive here: behind a trap, or behind a call where LR is read as if none had
+        been.
+        """
         if index >= len(self._words) or level is Strength.NORMAL:
             return False
         before, here = self._decode(self._words[index - 1]).kind, self._decode(self._words[index]).kind

@@ -1,9 +1,8 @@
 """32-bit PowerPC: notes, registers, frames, vectors, linear map and page tables (Linux arch/powerpc, 4.x to 6.12).
 
-The linear map is found from evidence: a text that is known (the release in ``init_uts_ns``, the banner) must lie where the
-map puts it. Page tables
-have two levels; the sizes of ``pgd_t`` and ``pte_t`` give their geometry (asm/pgtable.h), the family of the CPU the format of
-an entry.
+The linear map is found from evidence: a text that is known (the release in ``init_uts_ns``, the banner) must lie
+where the map puts it. Page tables have two levels; the sizes of ``pgd_t`` and ``pte_t`` give their geometry
+(asm/pgtable.h), the family of the CPU the format of an entry.
 """
 
 import struct
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import Architecture, Layouts, LinearMap, NoteFormat, StackArray
 from crashbeam.vmcore.arch.code import decode_32
-from crashbeam.vmcore.errors import PageError, TranslationError
+from crashbeam.vmcore.errors import TranslationError
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 
 _PAGE_OFFSET = 0xC0000000
@@ -77,22 +76,19 @@ _CLASSIC_AND_BOOKE = {
 
 
 def find_linear_map(physical: PhysicalMemory, evidence: Sequence[tuple[int, bytes]]) -> LinearMap | None:
-    """The linear map that puts one of the texts of ``evidence`` at its kernel address; ``None`` if no place shows any."""
+    """The linear map that puts one of the texts of ``evidence`` at its kernel address; ``None`` if no place shows
+    any.
+    """
     for offset in _offsets():
-        if any(_holds(physical, address - offset, text) for address, text in evidence):
+        if any(physical.holds(address - offset, text) for address, text in evidence):
             return LinearMap(offset, max(offset, 0), 1 << 32)
     return None
 
 
-def _holds(physical: PhysicalMemory, place: int, text: bytes) -> bool:
-    try:
-        return place >= 0 and physical.read(place, len(text), zeros=False) == text
-    except PageError:
-        return False
-
-
 def _offsets() -> Iterator[int]:
-    """Distances of virtual and physical addresses, likely ones first: memory at 0, then a kernel moved up by whole MiB."""
+    """Distances of virtual and physical addresses, likely ones first: memory at 0, then a kernel moved up by whole
+    MiB.
+    """
     yield _PAGE_OFFSET
     yield from _OTHER_PAGE_OFFSETS
     for step in range(1, _RELOCATION_LIMIT):
@@ -156,10 +152,7 @@ class PageTables:
         if not value & self.entry.present:
             raise TranslationError(f"{address:08x} is not mapped", address=address)
         page_mask = (1 << self.page_shift) - 1
-        if self.entry.shift:
-            frame = (value >> self.entry.shift) << 12
-        else:
-            frame = value & ~page_mask
+        frame = (value >> self.entry.shift) << 12 if self.entry.shift else value & ~page_mask
         return frame & ~page_mask | address & page_mask
 
     def _entry(self, table: int, index: int) -> int:

@@ -195,9 +195,10 @@ def _pick_sub_layout(main: MainHeader, data: bytes) -> _SubLayout:
     for layout in candidates:
         values = _unpack_sub(main, layout, data)
         at, size_bytes = (values[7], values[8]) if main.version >= 4 else (values[5], values[6])
-        if at == main.block_size + layout.size_bytes and at + size_bytes <= main.bitmap_at:
+        if at == main.block_size + layout.size_bytes:
             return layout
-        if fitting is None and (size_bytes == 0 or (main.block_size <= at and at + size_bytes <= main.bitmap_at)):
+        inside = main.block_size <= at and at + size_bytes <= main.bitmap_at
+        if fitting is None and (inside or (at, size_bytes) == (0, 0)):
             fitting = layout
     if fitting is None:
         raise FormatError("the sub header makes no sense, padded or packed")

@@ -65,7 +65,7 @@ class _Types:
         structs: dict[str, int] = {}
         typedefs: dict[str, int] = {}
         words = self._words
-        for type_id, start in enumerate(self._starts):
+        for type_id, start in enumerate(self._starts[1:], 1):
             if words[start] in names:
                 kind = words[start + 1] >> 24 & 31
                 if kind in (_STRUCT, _UNION):

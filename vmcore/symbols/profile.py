@@ -233,7 +233,8 @@ class KernelProfile:
             raise SymbolError(f"{self.name} has a broken {section}", hint=_HINT, size_bytes=len(view))
         if sys.byteorder == "little":
             return view.cast(code)
-        swapped = array(code, view)
+        swapped = array(code)
+        swapped.frombytes(view)
         swapped.byteswap()
         return swapped
 

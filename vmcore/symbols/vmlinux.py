@@ -108,11 +108,11 @@ def _iter_symbols(elf: ELFFile, path: str) -> Iterator[tuple[bytes, int, int, in
     table = elf.get_section_by_name(".symtab")
     if table is None or table["sh_type"] != "SHT_SYMTAB":
         raise SymbolError(f"{path} has no symbol table: it was stripped")
-    names = _contents(elf.get_section(table["sh_link"]), path)
+    names = _contents(elf.get_section(table["sh_link"]), path, _MAX_SYMTAB_BYTES)
     order = "<" if elf.little_endian else ">"
     wide = elf.elfclass == 64
     record = struct.Struct(order + ("IBBHQQ" if wide else "IIIBBH"))
-    data = _contents(table, path)
+    data = _contents(table, path, _MAX_SYMTAB_BYTES)
     for fields in record.iter_unpack(data[: len(data) - len(data) % record.size]):
         name_at, info, section, address = _WIDE(fields) if wide else _NARROW(fields)
         kind = info & 15
@@ -159,7 +159,7 @@ def _banner(elf: ELFFile, variables: Mapping[str, int]) -> str | None:
     return None
 
 
-def _contents(section: Section, path: str, limit_bytes: int = _MAX_SYMTAB_BYTES) -> bytes:
+def _contents(section: Section, path: str, limit_bytes: int) -> bytes:
     if section["sh_size"] > limit_bytes:
         raise SymbolError(
             f"{path} has a {section.name} that is larger than any kernel's", size_bytes=section["sh_size"]
