@@ -22,9 +22,7 @@ def test_members_have_offsets_and_sizes_in_bytes(byte_order: ByteOrder) -> None:
     blob = Btf(byte_order)
     word = blob.integer("unsigned int", 4)
     blob.struct("thread_info", 8, [("preempt_count", word, 0), ("cpu", word, 32)])
-    assert layouts_of(blob, {"thread_info": ("cpu", "task")}) == {
-        "thread_info": StructLayout(8, {"cpu": Field(4, 4)})
-    }
+    assert layouts_of(blob, {"thread_info": ("cpu", "task")}) == {"thread_info": StructLayout(8, {"cpu": Field(4, 4)})}
 
 
 @pytest.mark.parametrize("word_bytes", [4, 8])

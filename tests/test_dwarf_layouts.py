@@ -98,7 +98,9 @@ def test_an_expression_that_is_no_offset_is_refused(expression: bytes) -> None:
 def test_units_are_found_by_address_or_else_by_name_and_the_first_definition_counts(aranges: bool) -> None:
     elsewhere = Unit("drivers/other.c", 0xC0000300, [Entry(tags.STRUCT, "rq", size=1)])
     crash = Unit(
-        "src/kernel/crash_core.c", CRASH, [Entry(tags.STRUCT, "elf_prstatus", size=268), Entry(tags.STRUCT, "rq", size=2)]
+        "src/kernel/crash_core.c",
+        CRASH,
+        [Entry(tags.STRUCT, "elf_prstatus", size=268), Entry(tags.STRUCT, "rq", size=2)],
     )
     core = Unit("src/kernel/sched/core.c", SCHED, [Entry(tags.STRUCT, "rq", size=3)])
     found = read(elsewhere, crash, core, wanted={"rq": (), "elf_prstatus": (), "module": ()}, aranges=aranges)

@@ -31,7 +31,10 @@ KERNEL = CompiledKernel(
         (BASE + 0x10020, "start_kernel"),
     ],
     variables={"crash_notes": BASE + 0x40000, "schedule_variable": 4},
-    structs={"rq": StructLayout(64, {"curr": Field(8, 4), "gpr": Field(16, 128, 32)}), "note_buf_t": StructLayout(300, {})},
+    structs={
+        "rq": StructLayout(64, {"curr": Field(8, 4), "gpr": Field(16, 128, 32)}),
+        "note_buf_t": StructLayout(300, {}),
+    },
 )
 
 

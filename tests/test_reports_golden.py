@@ -5,11 +5,15 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
+import orjson
 import pytest
 
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.codes import WarningCode
 from crashbeam.schemas.crash_report import CrashReport
+from crashbeam.schemas.encode import to_json_line
+from crashbeam.schemas.json_schema import json_schema
 from crashbeam.vmcore import map_notes
 from crashbeam.vmcore.facts import AnalysisOptions
 from crashbeam.vmcore.kernel import Kernel
@@ -19,6 +23,7 @@ from tests.truth import differences
 
 GOLDEN = Path(__file__).parent / "golden"
 TRUTHS: dict[str, Any] = json.loads(lzma.decompress((GOLDEN / "truth.json.xz").read_bytes()))
+VALIDATOR = jsonschema_rs.Draft202012Validator(json_schema("crash_report"), validate_formats=True)
 NOT_SAVED = "cpu {}: NT_PRSTATUS note was not saved by the crashing system"
 
 
@@ -30,6 +35,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> AnalysisOptions:
 def report_of(name: str, options: AnalysisOptions) -> CrashReport:
     record = analyse(list_one(str(GOLDEN / f"{name}.kdump")), options)
     assert isinstance(record, CrashReport), record
+    assert VALIDATOR.is_valid(orjson.loads(to_json_line(record)))
     return record
 
 

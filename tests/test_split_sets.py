@@ -189,9 +189,8 @@ def test_one_part_finds_the_others_in_its_folder_lowest_first(parts: list[str], 
         assert find_parts(path) == tuple(parts)
 
 
-def test_parts_are_found_from_within_their_folder(
-    parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("parts")
+def test_parts_are_found_from_within_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert find_parts("a") == ("c", "a", "b")

@@ -102,7 +102,10 @@ def test_a_map_that_is_larger_than_any_kernels_is_refused(tmp_path: Path, monkey
 @pytest.mark.corpus
 @pytest.mark.parametrize(
     ("vmlinux", "name"),
-    [("vmlinux-e500-61-nodebug.zst", "System.map-e500-61.xz"), ("vmlinux-p64be-612-nodebug.zst", "System.map-p64be-612.xz")],
+    [
+        ("vmlinux-e500-61-nodebug.zst", "System.map-e500-61.xz"),
+        ("vmlinux-p64be-612-nodebug.zst", "System.map-p64be-612.xz"),
+    ],
 )
 def test_a_real_map_names_every_address_as_its_vmlinux_does(corpus: Path, vmlinux: str, name: str) -> None:
     of_map = read_system_map(str(corpus / "kernels" / name))

@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ def test_labels_without_a_type_are_names_but_not_those_of_assembler_sections_and
 def test_an_elfv1_function_is_named_by_its_code_not_its_descriptor(tmp_path: Path) -> None:
     base = 0xC000000000000000
     kernel = Vmlinux("ppc64", base).with_symbols(
-        Symbol(".LZ4_decompress", base + 0x40), Symbol(".schedule", base + 0x100), Symbol("schedule", base + 0x40000, ".data")
+        Symbol(".LZ4_decompress", base + 0x40),
+        Symbol(".schedule", base + 0x100),
+        Symbol("schedule", base + 0x40000, ".data"),
     )
     assert read(tmp_path, kernel).text[1:3] == [(base + 0x40, "LZ4_decompress"), (base + 0x100, "schedule")]
 
@@ -129,8 +132,7 @@ def test_btf_that_defines_nothing_wanted_is_no_source(tmp_path: Path) -> None:
     ("suffix", "pack"),
     [("xz", lzma.compress), ("gz", gzip.compress), ("zst", zstandard.ZstdCompressor().compress)],
 )
-def test_a_packed_vmlinux_reads_as_a_plain_one(tmp_path: Path, suffix: str, pack: object) -> None:
-    assert callable(pack)
+def test_a_packed_vmlinux_reads_as_a_plain_one(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
     kernel = Vmlinux().with_symbols(Symbol("schedule", 0xC0000100))
     path = tmp_path / f"vmlinux.{suffix}"
     path.write_bytes(pack(kernel.build()))
@@ -163,7 +165,6 @@ def test_the_first_bytes_identify_a_kernel(tmp_path: Path, arch: Arch) -> None:
 def test_the_banner_that_was_made_before_the_last_link_identifies_nothing(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     early = b"Linux version 6.12.0-test (builder@host) (gcc 12.2.0) # SMP \n\0"
-    path.write_bytes(early + Vmlinux(sections={".early": early}).build())
     path.write_bytes(Vmlinux(banner=None, sections={".early": early}).build())
     assert identify(str(path)) == Identity(FileKind.VMLINUX, BUILD_ID, None)
 
@@ -210,7 +211,8 @@ def test_damage_is_refused_with_a_reason_wherever_it_is(tmp_path: Path) -> None:
             read_vmlinux(str(path))
         except SymbolError as error:
             refused += 1
-            assert str(path) in error.message or error.message
+            assert error.message
+            assert error.hint
     assert refused > 3
 
 

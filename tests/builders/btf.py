@@ -48,7 +48,9 @@ class Btf:
         """An array; its index type is not looked at."""
         return self.add(ARRAY, "", 0, of, of, length)
 
-    def struct(self, name: str, size: int, members: Sequence[Member], *, kind: int = STRUCT, kflag: bool = False) -> int:
+    def struct(
+        self, name: str, size: int, members: Sequence[Member], *, kind: int = STRUCT, kflag: bool = False
+    ) -> int:
         """A struct, or with ``kind`` a union. With ``kflag`` the offsets carry the sizes of bitfields in their top byte."""
         words = [word for name, type_id, bits in members for word in (self.name(name), type_id, bits)]
         return self.add(kind, name, size, *words, listed=len(members), kflag=kflag)

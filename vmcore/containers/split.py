@@ -65,8 +65,10 @@ def _key(source: FileSource, folder: str) -> SplitKey | None:
     sub = parse_sub_header(main, source.read(main.block_size, SUB_HEADER_BYTES))
     if not sub.split:
         return None
+    if not 0 <= sub.notes_at <= source.size_bytes - sub.notes_bytes or sub.notes_bytes > MAX_NOTE_BYTES:
+        return None
     digest = hashlib.blake2b(first, digest_size=16)
-    digest.update(source.read(sub.notes_at, min(sub.notes_bytes, MAX_NOTE_BYTES)))
+    digest.update(source.read(sub.notes_at, sub.notes_bytes))
     return SplitKey(folder, digest.digest(), sub.start_pfn)
 
 

@@ -16,6 +16,7 @@ MAX_UNPACKED_BYTES = 1 << 30
 _KEPT_IN_MEMORY_BYTES = 192 << 20
 _CHUNK_BYTES = 1 << 20
 _MAGIC_BYTES = 6
+_NO_ROOM = "unpack it beforehand, or make room in the folder of temporary files"
 _UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
@@ -51,7 +52,10 @@ def open_unpacked(path: str) -> Iterator[IO[bytes]]:
             return
         with tempfile.SpooledTemporaryFile(_KEPT_IN_MEMORY_BYTES) as unpacked:
             for chunk in _chunks(stream, path, MAX_UNPACKED_BYTES + 1):
-                unpacked.write(chunk)
+                try:
+                    unpacked.write(chunk)
+                except OSError as error:
+                    raise SymbolError(f"{path} cannot be unpacked: {error.strerror}", hint=_NO_ROOM) from error
             if unpacked.tell() > MAX_UNPACKED_BYTES:
                 raise SymbolError(f"{path} holds more than a kernel", size_bytes=unpacked.tell())
             unpacked.seek(0)

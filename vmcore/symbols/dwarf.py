@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.layouts import Field, StructLayout, WantedLayouts
 
-_UNITS = {
+UNITS = {
     "schedule": "kernel/sched/core.c",
     "crash_save_cpu": "kernel/crash_core.c",
     "identify_cpu": "arch/powerpc/kernel/cputable.c",
@@ -211,7 +211,7 @@ def _units(information: DWARFInfo, addresses: Mapping[str, int]) -> Iterator[Com
         yield from _units_by_name(information)
         return
     seen = set()
-    for function in _UNITS:
+    for function in UNITS:
         if function in addresses:
             offset = ranges.cu_offset_at_addr(addresses[function])
             if offset is not None and offset not in seen:
@@ -223,13 +223,13 @@ def _units_by_name(information: DWARFInfo) -> Iterator[CompileUnit]:
     """The same by file name, which takes a look at every unit: for compilers that make no ``.debug_aranges``."""
     found: dict[str, CompileUnit] = {}
     for number, unit in enumerate(information.iter_CUs()):
-        if number >= _MAX_UNITS or len(found) == len(_UNITS):
+        if number >= _MAX_UNITS or len(found) == len(UNITS):
             break
         name = _name_of(unit.get_top_DIE())
-        for file in _UNITS.values():
+        for file in UNITS.values():
             if name.endswith(file):
                 found.setdefault(file, unit)
-    for file in _UNITS.values():
+    for file in UNITS.values():
         if file in found:
             yield found[file]
 

@@ -9,7 +9,7 @@ in the cache, has changed. So a dump of a known build costs no system call, othe
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ __all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 _MAX_ANSWERS = 256
 _MAX_NAMED = 4
 
-_READERS: Mapping[FileKind, Callable[[str], CompiledKernel]] = {
+_READERS: dict[FileKind, Callable[[str], CompiledKernel]] = {
     FileKind.VMLINUX: read_vmlinux,
     FileKind.SYSTEM_MAP: read_system_map,
 }
