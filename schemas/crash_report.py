@@ -4,6 +4,8 @@ Addresses and registers are lower-case hex strings of the word size without ``0x
 are RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import (

@@ -1,5 +1,7 @@
 """The FailureRecord (DESIGN.md section 2.5): why an input has no report."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import FailureCode, Stage

@@ -27,9 +27,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("containers", "notes", "vmcoreinfo"),
     ("symbols",),
     ("memory", "arch"),
-    ("kernel", "tasks", "stacks", "modules", "dmesg", "oops"),
-    ("note_map", "unwind", "recover", "diagnosis"),
-    ("dump", "facts", "stages", "report", "trim", "text", "signature", "title"),
+    ("kernel", "tasks", "stacks", "modules"),
+    ("note_map", "unwind"),
+    (
+        *("dump", "facts", "text", "trim"),
+        *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),
+    ),
 )
 """The floors of vmcore/, lowest first. Rooms of one floor may use each other, as long as they do not go round."""
 

@@ -62,7 +62,12 @@ class Count(Generic[Read]):
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Count[CompiledKernel]:
     """The names of the vmlinux files that were compiled."""
     count = Count(read_vmlinux)
-    monkeypatch.setitem(stores._READERS, FileKind.VMLINUX, count)
+
+    def read(kind: FileKind, path: str) -> CompiledKernel:
+        return count(path) if kind is FileKind.VMLINUX else read_kernel(kind, path)
+
+    read_kernel = stores.read_kernel
+    monkeypatch.setattr(stores, "read_kernel", read)
     return count
 
 

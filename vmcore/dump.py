@@ -6,6 +6,8 @@ Each step may fail on its own: without symbols there is no kernel, without a ker
 registers. What could not be had is a warning in ``Dump.warnings``.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable

@@ -4,6 +4,8 @@
 open file, no profile and no page is held: a stage that finds itself in another process opens the dump again.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import FailureCode, NoteMethod, Stage

@@ -3,6 +3,8 @@
 The module list and a module's symbols are read only when an address outside kernel text asks for them.
 """
 
+from __future__ import annotations
+
 import struct
 from bisect import bisect_right
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ cannot be read, the registers themselves are asked; order comes last, and only w
 ``assign_notes`` is a pure function of what was read: the buffers, the notes, and a table of witnesses.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """Whose stack is this address: the stacks of every CPU, by known bounds."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """The task that ran on each CPU."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from crashbeam.schemas.clean import clean_text

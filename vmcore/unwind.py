@@ -7,6 +7,8 @@ new context; interrupt stacks are left only by the link that their first frame h
 every step ends in a frame or in one stop reason.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from crashbeam.schemas.codes import Stage
 from crashbeam.vmcore.stage_mark import set_stage_hook
 from crashbeam.workers.analysis import Analyse, analyse_to_line, load_analyse
 from crashbeam.workers.limits import Limits
-from crashbeam.workers.protocol import EXIT_OUT_OF_MEMORY, READY, ChildSettings, read_frame, write_frame
+from crashbeam.workers.protocol import EXIT_OUT_OF_MEMORY, READY, ChildSettings, read_frame, unpack_input, write_frame
 
 STAGES = tuple(Stage)
 STAGE_NUMBERS = {stage: number for number, stage in enumerate(STAGES)}
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSettings) -> None:
     while (request := read_frame(requests)) is not None:
-        dump_input = pickle.loads(request)
+        dump_input = unpack_input(request)
         _limit_input(settings.limits)
         line = analyse_to_line(analyse, dump_input, settings.options)
         # A driver that is slow to read must not cost the next input its child.

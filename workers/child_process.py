@@ -20,6 +20,7 @@ from crashbeam.workers.protocol import (
     ChildSettings,
     FrameBuffer,
     ProtocolError,
+    pack_input,
     to_frame,
 )
 
@@ -93,7 +94,7 @@ class ChildProcess:
         if not self.under_way:
             self._began = time.monotonic()
         self.under_way.append(number)
-        self._unsent += to_frame(pickle.dumps(dump_input))
+        self._unsent += to_frame(pack_input(dump_input))
         self.flush()
 
     def flush(self) -> None:

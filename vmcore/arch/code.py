@@ -14,6 +14,8 @@ they say of the next instruction is believed only where no stronger edge arrives
 Encodings: Power ISA 3.1 book I; the save areas: the 32-bit and 64-bit ELF ABI supplements, "stack frame".
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum

@@ -4,6 +4,8 @@ Every container gives the same two things: ``ContainerFacts`` (what its headers 
 and split sets are layers below or beside them, so that each container works in each wrapping.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, Protocol
 

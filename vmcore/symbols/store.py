@@ -9,7 +9,7 @@ in the cache, has changed. So a dump of a known build costs no system call, othe
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +21,11 @@ from crashbeam.vmcore.symbols.identity import FileKind
 from crashbeam.vmcore.symbols.index import IndexEntry, SymbolFile, SymbolIndex, list_symbol_files
 from crashbeam.vmcore.symbols.matching import WantedKernel, is_decided, same_addresses, same_build
 from crashbeam.vmcore.symbols.profile import KernelProfile
-from crashbeam.vmcore.symbols.system_map import read_system_map
-from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
 
 __all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 
 _MAX_ANSWERS = 256
 _MAX_NAMED = 4
-
-_READERS: dict[FileKind, Callable[[str], CompiledKernel]] = {
-    FileKind.VMLINUX: read_vmlinux,
-    FileKind.SYSTEM_MAP: read_system_map,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class SymbolSearch:
@@ -163,7 +155,7 @@ class ProfileStore:
                 return self._cache.open(Path(file.path))
             profile = self._cache.named(entry.compiled) if entry.compiled else None
             if profile is None or entry.richness is None or profile.richness < entry.richness:
-                profile = self._cache.add(_READERS[entry.kind](file.path))
+                profile = self._cache.add(read_kernel(entry.kind, file.path))
                 self._index.set_compiled(file, profile_name(profile), profile.richness)
             return profile
         except SymbolError as error:
@@ -173,6 +165,20 @@ class ProfileStore:
     def _state(self, symbols: Sequence[str], wanted: WantedKernel) -> _State:
         """What an answer that found nothing depends on: the paths given, and the place of the build in the cache."""
         return tuple(map(_changed_ns, [*symbols, *map(str, self._cache.places_of(wanted))]))
+
+
+def read_kernel(kind: FileKind, path: str) -> CompiledKernel:
+    """The kernel in a vmlinux or a System.map. Raises SymbolError for a file that is none.
+
+    The readers are loaded here: a dump whose profile is in the cache does not wait for readers of ELF and DWARF.
+    """
+    if kind is FileKind.SYSTEM_MAP:
+        from crashbeam.vmcore.symbols.system_map import read_system_map
+
+        return read_system_map(path)
+    from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
+
+    return read_vmlinux(path)
 
 
 def _nothing_found(given: _Given, wanted: WantedKernel) -> SymbolSearch:

@@ -1,0 +1,87 @@
+"""``crashbeam run`` over 20,000 inputs with 1 and 2 workers, against a bare loop; peak memory of driver and children.
+
+The inputs are hard links of the golden dumps. The bare loop analyses the same dumps in one process and makes each record's
+line of JSON: what the pipeline adds is listing, framing, parts and their fsync.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measuring import GOLDEN, hard_links, listed, options_in, say
+from crashbeam.schemas.encode import to_json_line
+from crashbeam.vmcore.stages import analyse
+
+COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+SAMPLE = 2_000
+
+
+def main() -> None:
+    dumps = sorted(path for path in GOLDEN.glob("*.kdump") if "damaged" not in path.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "dumps"
+        hard_links(folder, dumps, COUNT)
+        profiles = Path(scratch) / "profiles"
+        bare_wall, bare_cpu = bare_loop(dumps, profiles)
+        print(f"{COUNT} dumps (hard links of {len(dumps)} golden dumps)")
+        say("bare loop, wall per dump", f"{1000 * bare_wall:.3f} ms")
+        for workers in (1, 2):
+            run(folder, Path(scratch) / f"out{workers}", profiles, workers, bare_wall, bare_cpu)
+        load(Path(scratch) / "out2", Path(scratch))
+
+
+def bare_loop(dumps: list[Path], profiles: Path) -> tuple[float, float]:
+    options, inputs = options_in(profiles), listed(dumps)
+    for dump_input in inputs:
+        to_json_line(analyse(dump_input, options))
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in range(SAMPLE):
+        to_json_line(analyse(inputs[number % len(inputs)], options))
+    return (time.perf_counter() - wall) / SAMPLE, (time.process_time() - cpu) / SAMPLE
+
+
+def run(folder: Path, output: Path, profiles: Path, workers: int, bare_wall: float, bare_cpu: float) -> None:
+    command = [
+        *("run", folder, "-o", output, "--symbols", GOLDEN, "--profiles", profiles, "--workers", workers),
+    ]
+    wall, cpu, driver, child = measured(command)
+    say(f"run --workers {workers}, wall per dump", f"{1000 * wall / COUNT:.3f} ms")
+    say("  against the bare loop", f"{bare_wall * COUNT / wall:.2f} x", "1.6x" if workers == 2 else "")
+    say("  CPU of the pipeline per dump over the bare loop", f"{1000 * (cpu / COUNT - bare_cpu):.3f} ms", "0.15 ms")
+    say("  peak memory of the driver", f"{driver:.0f} MB", "200 MB")
+    say("  peak memory of a child", f"{child:.0f} MB", "40 MB")
+
+
+def measured(arguments: list[object]) -> tuple[float, float, float, float]:
+    """Wall and CPU seconds of a command with its children; peak MB of itself and of its largest child."""
+    start = time.perf_counter()
+    program = (
+        "import resource,sys;from crashbeam.pipeline.cli import main\n"
+        "try: main()\n"
+        "finally:\n"
+        " for who in (resource.RUSAGE_SELF,resource.RUSAGE_CHILDREN): print(resource.getrusage(who).ru_maxrss)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    driver, child = (int(line) / 1024 for line in done.stdout.split()[-2:])
+    return time.perf_counter() - start, cpu, driver, child
+
+
+def load(output: Path, scratch: Path) -> None:
+    """The stores, filled from the parts of a finished run; the time of an empty one is taken off."""
+    for kind, reach in (("parquet", "0.15 ms"), ("duckdb", "0.10 ms")):
+        _, empty, _, _ = measured(["schema", "failure"])
+        _, cpu, memory, _ = measured(["load", output, "--sink", f"{kind}:{scratch / ('sink.' + kind)}"])
+        say(f"load --sink {kind}, CPU per dump", f"{1000 * (cpu - empty) / COUNT:.3f} ms", reach)
+        say("  peak memory", f"{memory:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
