@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import StackArray
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.limits import MAX_CPUS
 from crashbeam.vmcore.tasks import CurrentTask
 
+_PAIR = ("hardirq_ctx", "softirq_ctx")
 _SMALLEST, _LARGEST = 4096, 1 << 18
 """THREAD_SIZE lies between these in every configuration."""
 
@@ -33,12 +36,10 @@ def thread_bytes(kernel: Kernel, cpus: tuple[int, ...]) -> int:
     size = kernel.profile.size_of("thread_union")
     if size and _is_thread_size(size):
         return size
-    for cpu in cpus[:4]:
-        hard, soft = (
-            _read_base(kernel, StackArray(name, StackKind.UNKNOWN), cpu) for name in ("hardirq_ctx", "softirq_ctx")
-        )
-        if hard and soft and _is_thread_size(abs(hard - soft)):
-            return abs(hard - soft)
+    hard, soft = (_read_bases(kernel, StackArray(name, StackKind.UNKNOWN), cpus[:4]) for name in _PAIR)
+    for cpu in hard.keys() & soft.keys():
+        if _is_thread_size(abs(hard[cpu] - soft[cpu])):
+            return abs(hard[cpu] - soft[cpu])
     return kernel.arch.default_thread_bytes
 
 
@@ -49,36 +50,42 @@ def _is_thread_size(size: int) -> bool:
 def find_stacks(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> dict[int, tuple[Stack, ...]]:
     """The stacks of each CPU of ``tasks``: its current task's first, then its own."""
     size = thread_bytes(kernel, tuple(tasks))
-    arrays = [array for array in kernel.arch.stack_arrays if kernel.profile.address_of(array.variable) is not None]
-    found: dict[int, tuple[Stack, ...]] = {}
+    found: dict[int, list[Stack]] = {cpu: [] for cpu in tasks}
     for cpu, task in tasks.items():
-        stacks = []
         if task is not None and task.stack_base:
-            stacks.append(Stack(StackKind.TASK, task.stack_base, task.stack_base + size))
-        for array in arrays:
-            low = _read_base(kernel, array, cpu)
-            if low:
-                stacks.append(Stack(array.kind, low, low + size))
-        found[cpu] = tuple(stacks)
-    return found
+            found[cpu].append(Stack(StackKind.TASK, task.stack_base, task.stack_base + size))
+    for array in kernel.arch.stack_arrays:
+        for cpu, low in _read_bases(kernel, array, tuple(tasks)).items():
+            found[cpu].append(Stack(array.kind, low, low + size))
+    return {cpu: tuple(stacks) for cpu, stacks in found.items()}
 
 
-def _read_base(kernel: Kernel, array: StackArray, cpu: int) -> int | None:
-    """Entry ``cpu`` of an array of stacks; an array that this kernel does not have gives ``None``."""
+def _read_bases(kernel: Kernel, array: StackArray, cpus: tuple[int, ...]) -> dict[int, int]:
+    """The lowest addresses in an array of stacks, by CPU; what the kernel lacks or memory does not give is left out."""
     address = kernel.profile.address_of(array.variable)
-    if address is None:
-        return None
+    if address is None or not cpus:
+        return {}
+    indexes = _hardware_ids(kernel, cpus) if array.by_hardware_id else {cpu: cpu for cpu in cpus}
+    if not indexes:
+        return {}
     try:
-        index = _hardware_id(kernel, cpu) if array.by_hardware_id else cpu
-        return kernel.memory.word(address + index * kernel.arch.word_bytes)
+        bases = kernel.memory.words(address, min(max(indexes.values()) + 1, MAX_CPUS))
     except VmcoreError:
-        return None
+        return {}
+    return {cpu: bases[index] for cpu, index in indexes.items() if index < len(bases) and bases[index]}
 
 
-def _hardware_id(kernel: Kernel, cpu: int) -> int:
-    """The number that BookE level stacks are indexed by (``smp_hw_index``, arch/powerpc/kernel/setup_32.c)."""
+def _hardware_ids(kernel: Kernel, cpus: tuple[int, ...]) -> dict[int, int]:
+    """The numbers that BookE level stacks are indexed by (``smp_hw_index``, arch/powerpc/kernel/setup_32.c)."""
     table = kernel.profile.address_of("smp_hw_index")
-    return cpu if table is None else kernel.memory.u32(table + 4 * cpu)
+    if table is None:
+        return {cpu: cpu for cpu in cpus}
+    try:
+        data = kernel.memory.read(table, 4 * (max(cpus) + 1))
+    except VmcoreError:
+        return {}
+    order: Literal["big", "little"] = "big" if kernel.memory.byte_order == "big" else "little"
+    return {cpu: int.from_bytes(data[4 * cpu : 4 * cpu + 4], order) for cpu in cpus}
 
 
 def stack_of(stacks: tuple[Stack, ...], address: int) -> Stack | None:

@@ -5,9 +5,10 @@ none allocates by a size that the data claims. The rarer libraries are loaded wh
 """
 
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
+
+from isal import isal_zlib
 
 from crashbeam.vmcore.errors import FormatError
 
@@ -28,10 +29,10 @@ def _raw(data: bytes, block_size: int) -> bytes:
 
 def _zlib(data: bytes, block_size: int) -> bytes:
     # One byte more than a page is asked for, so that inflating reaches the stream's end and its checksum is compared.
-    inflater = zlib.decompressobj()
+    inflater = isal_zlib.decompressobj()
     try:
         page = inflater.decompress(data, block_size + 1)
-    except zlib.error as error:
+    except isal_zlib.error as error:
         raise FormatError(f"page data is no zlib stream: {error}") from error
     if not inflater.eof:
         raise FormatError("page data is a zlib stream of another length", block_size=block_size)

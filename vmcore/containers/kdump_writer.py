@@ -65,9 +65,12 @@ def write_kdump(
     target.write(pack_main_header(main))
     target.seek(block_size)
     target.write(pack_sub_header(main.byte_order, sub) + notes)
+    data_at = main.descriptors_at + len(stored) * DESCRIPTOR_BYTES
+    # The file reaches to the end of its tables even where nothing of them is to be written.
+    target.seek(data_at - 1)
+    target.write(b"\0")
     _write_bitmap(target, main.bitmap_at, block_size, (*stored, *excluded))
     _write_bitmap(target, main.bitmap_at + main.bitmap_blocks // 2 * block_size, block_size, stored)
-    data_at = main.descriptors_at + len(stored) * DESCRIPTOR_BYTES
     target.seek(data_at)
     places = list(_write_pages(target, data_at, stored, pages, codec))
     target.seek(main.descriptors_at)
@@ -78,7 +81,6 @@ def write_kdump(
             + flags.to_bytes(4, main.byte_order)
             + bytes(8)
         )
-    target.truncate(max(offset + size_bytes for offset, size_bytes, _ in [*places, (data_at, 0, 0)]))
 
 
 def _check(facts: ContainerFacts, pages: Mapping[int, bytes], pfns: Iterable[int]) -> None:
