@@ -30,7 +30,7 @@ setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "crashbeam needs Python 3.11, 3.12 or 3.13: set PYTHON=..." >&2; exit 2; }
-	@echo "setup: $(VENV) from requirements.lock (once, about half a minute)"
+	@echo "setup: $(VENV) from requirements.lock (once, about a minute)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --only-binary :all: --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .

@@ -1,7 +1,6 @@
 """What enters a record is made fit for every store here: text without NUL, integers that fit their column.
 
-PostgreSQL refuses a NUL in a string, ClickHouse wraps an integer silently, JSON has no lone surrogates (DESIGN.md
-section 2).
+PostgreSQL refuses a NUL in a string, ClickHouse wraps an integer silently, JSON has no lone surrogates.
 """
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
@@ -12,8 +11,7 @@ def clean_text(text: bytes | str, limit: int) -> str:
     """Text of a stranger as a string of at most ``limit`` characters that any store and any JSON reader takes.
 
     Bytes are decoded as UTF-8; what is none, and a lone surrogate, becomes U+FFFD. Control characters other than tab
-    and newline are written as the kernel's log writes them, ``\\x1b``. What a C string ends at is the caller's
-    business.
+    and newline are written as the kernel's log writes them, ``\\x1b``. Where a C string ends is the caller's business.
     """
     if isinstance(text, bytes):
         text = text[: limit * _LONGEST_UTF8_BYTES].decode("utf-8", "replace")

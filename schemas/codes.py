@@ -1,4 +1,4 @@
-"""The closed lists of DESIGN.md section 2.8: one enum each, with a sentence and a remedy for every member.
+"""The closed lists of the records: one enum each, with a sentence and a remedy for every member.
 
 Members may be added within a major version of the records; none is renamed or removed.
 """
@@ -21,7 +21,7 @@ class Code(StrEnum):
 
 
 class NoteState(Code):
-    """What a CPU's ``crash_notes`` buffer says (DESIGN.md section 4)."""
+    """What a CPU's ``crash_notes`` buffer says."""
 
     SAVED = "saved", "the buffer holds a whole NT_PRSTATUS note"
     NOT_SAVED = "not_saved", "the CPU was online and its buffer is empty: it never answered the crash IPI"

@@ -1,4 +1,4 @@
-"""The CrashReport record (DESIGN.md sections 2.1 to 2.4): what crashbeam knows of one crash.
+"""The CrashReport record: what crashbeam knows of one crash.
 
 Addresses and registers are lower-case hex strings of the word size without ``0x``; counts and sizes are integers; times
 are RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
@@ -159,7 +159,7 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a stack, innermost first (DESIGN.md section 2.3)."""
+    """One frame of a stack, innermost first."""
 
     level: Public[int]
     stack_pointer: Internal[Word]
@@ -215,7 +215,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """One possible CPU (DESIGN.md section 2.2)."""
+    """One possible CPU."""
 
     cpu: Public[int]
     online: Public[bool | None]

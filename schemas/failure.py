@@ -1,4 +1,4 @@
-"""The FailureRecord (DESIGN.md section 2.5): why an input has no report."""
+"""The FailureRecord: why an input has no report."""
 
 from __future__ import annotations
 

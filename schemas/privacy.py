@@ -1,4 +1,4 @@
-"""The privacy mark that every field of a record carries (DESIGN.md section 2.7).
+"""The privacy mark that every field of a record carries.
 
 A field is annotated ``Public[int]``, ``Internal[str]`` or ``Personal[str]``; the mark is read back from the annotation
 when the JSON Schema is derived. At run time the alias is the plain type, so that a record costs nothing more to make.

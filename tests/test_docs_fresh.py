@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crashbeam.pipeline.cli import COMMANDS
+from crashbeam.pipeline.cli import COMMANDS, main
 from crashbeam.schemas.codes import CLOSED_LISTS
 from crashbeam.schemas.pages import PAGES, write_pages
 
@@ -73,3 +73,14 @@ def test_the_pages_are_written_where_they_are_read(tmp_path: Path) -> None:
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
         name: page() for name, page in PAGES.items()
     }
+
+
+def test_the_report_in_the_readme_is_what_show_prints(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump = golden / "h_lostnote_sysrq.kdump"
+    assert main(["show", str(dump), "--symbols", str(golden)]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    readme = [line.removeprefix("    ") for line in text_of("README.md").splitlines()]
+    first = next(number for number, line in enumerate(readme) if line.startswith("    dump: "))
+    shown = readme[first : readme.index("## Using it") - 1]
+    assert len(shown) > 40
+    assert shown[1:] == printed[1 : len(shown)]

@@ -1,6 +1,7 @@
 """A kernel profile answers for addresses, names and layouts as the kernel does."""
 
 import itertools
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,8 +122,8 @@ def test_a_kernel_without_any_names_has_no_symbols() -> None:
 def test_profiles_are_the_same_whoever_makes_them_and_whatever_the_order() -> None:
     shuffled = replace(
         KERNEL,
-        variables=dict(reversed(KERNEL.variables.items())),
-        structs=dict(reversed(KERNEL.structs.items())),
+        variables=dict(reversed(list(KERNEL.variables.items()))),
+        structs=dict(reversed(list(KERNEL.structs.items()))),
     )
     assert compile_profile(shuffled) == compile_profile(KERNEL)
     assert opened().digest == opened(shuffled).digest
@@ -131,7 +132,7 @@ def test_profiles_are_the_same_whoever_makes_them_and_whatever_the_order() -> No
 
 def test_a_big_endian_host_reads_and_writes_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """On this host the swapped arrays hold swapped numbers; read back the same way they are whole again."""
-    monkeypatch.setattr(profiles.sys, "byteorder", "big")
+    monkeypatch.setattr(sys, "byteorder", "big")
     data = compile_profile(KERNEL)
     profile = KernelProfile(data)
     assert profile.symbol_at(BASE + 0x150) == TextSymbol("schedule", BASE + 0x100, BASE + 0x180)

@@ -17,7 +17,7 @@ from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import index as indexes
 from crashbeam.vmcore.symbols import store as stores
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
-from crashbeam.vmcore.symbols.identity import FileKind
+from crashbeam.vmcore.symbols.identity import FileKind, identify
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.store import ProfileStore, SymbolSearch, WantedKernel
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
@@ -102,7 +102,7 @@ def test_in_a_folder_only_the_right_kernel_is_compiled_and_each_file_is_looked_i
     put(kernels, "config-x", b"CONFIG_X=y\n")
     put(kernels, ".vmlinux-part", KERNEL)
     put(kernels, "notes", b"nothing")
-    looked = Count(indexes.identify)
+    looked = Count(identify)
     monkeypatch.setattr(indexes, "identify", looked)
     assert found(ProfileStore(tmp_path / "cache").find([str(kernels)], WANTED)).build_id == BUILD_ID
     assert sorted(looked.paths) == ["notes", "vmlinux-a.xz", "vmlinux-b"]
@@ -305,7 +305,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path: Path, compiled: C
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path, data: bytes) -> None:
+    def refused(*_: object) -> None:
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(caches, "write_profile", refused)
@@ -369,5 +369,5 @@ def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(caches.Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", homeless)
     assert stores.default_folder() is None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from crashbeam.schemas.codes import SymbolLayouts
 from crashbeam.vmcore.symbols import btf, dwarf
@@ -97,13 +98,12 @@ def _kernel_frames(truth: dict[str, Any]) -> list[dict[str, Any]]:
 def test_dwarf_and_btf_of_one_kernel_agree(corpus: Path, name: str) -> None:
     with open_unpacked(str(corpus / "kernels" / name)) as stream:
         elf = ELFFile(stream)
-        of_btf = btf.read_layouts(elf.get_section_by_name(".BTF").data(), LAYOUTS, elf.elfclass // 8)
-        table = elf.get_section_by_name(".symtab")
-        addresses = {
-            function: table.get_symbol_by_name(function)[0]["st_value"]
-            for function in dwarf.UNITS
-            if table.get_symbol_by_name(function)
-        }
+        section, table = elf.get_section_by_name(".BTF"), elf.get_section_by_name(".symtab")
+        assert section is not None
+        assert isinstance(table, SymbolTableSection)
+        of_btf = btf.read_layouts(section.data(), LAYOUTS, elf.elfclass // 8)
+        found = {function: table.get_symbol_by_name(function) for function in dwarf.UNITS}
+        addresses = {function: symbols[0]["st_value"] for function, symbols in found.items() if symbols}
         of_dwarf = dwarf.read_layouts(elf, LAYOUTS, addresses)
     assert len(of_dwarf) > 25
     assert of_dwarf == {name: of_btf[name] for name in of_dwarf}

@@ -51,7 +51,7 @@ class Btf:
     def struct(
         self, name: str, size: int, members: Sequence[Member], *, kind: int = STRUCT, kflag: bool = False
     ) -> int:
-        """A struct, or with ``kind`` a union. With ``kflag`` the offsets carry the sizes of bitfields in their top byte."""
+        """A struct, or with ``kind`` a union. With ``kflag`` offsets carry a bitfield's size in their top byte."""
         words = [word for name, type_id, bits in members for word in (self.name(name), type_id, bits)]
         return self.add(kind, name, size, *words, listed=len(members), kflag=kflag)
 

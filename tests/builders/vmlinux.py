@@ -1,4 +1,4 @@
-"""Writes small ELF files that look like a vmlinux: text, data, notes, a banner, a symbol table, and what is asked for."""
+"""Writes small ELF files that look like a vmlinux: text, data, notes, a banner, a symbol table, and what is asked."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -123,18 +123,18 @@ def _lay_out(
     elf_class, elf_data, elf_type, machine = identity
     header_bytes, program_bytes, section_bytes = (64, 56, 64) if wide else (52, 32, 40)
     body = bytearray(bytes(header_bytes + program_bytes))
-    names = bytearray(b"\0")
     word = "Q" if wide else "I"
     section_format = order + ("IIQQQQIIQQ" if wide else "10I")
     headers = bytearray(section_bytes)
     program = b""
     symtab_number = next((number for number, section in enumerate(sections, 1) if section[0] == ".symtab"), 0)
-    for name, kind, flags, address, content, size in [*sections, (".shstrtab", _STRTAB, 0, 0, b"", 0)]:
+    all_names = b"\0" + b"".join(name.encode() + b"\0" for name in (*(section[0] for section in sections), ".shstrtab"))
+    for name, kind, flags, address, content, size in [
+        *sections,
+        (".shstrtab", _STRTAB, 0, 0, all_names, len(all_names)),
+    ]:
         body += bytes(-len(body) % 8)
-        name_at = len(names)
-        names += name.encode() + b"\0"
-        if name == ".shstrtab":
-            content, size = bytes(names), len(names)
+        name_at = all_names.index(b"\0" + name.encode() + b"\0") + 1
         offset = len(body)
         entry = (24 if wide else 16) if kind == _SYMTAB else 0
         link = symtab_number + 1 if kind == _SYMTAB else 0

@@ -183,7 +183,8 @@ def _decode_extended(word: int, target: int, source: int) -> Instruction:
             return Instruction(Kind.ALLOCATE_INDEXED)
         return Instruction(Kind.SWITCH, 1 << source, target, source) if target == 1 else _PLAIN[source]
     if extended == 444 and source == 1:
-        return Instruction(Kind.MOVE_STACK, 2, target)
+        # ``mr r1,r1`` is a hint of thread priority (HMT_low).
+        return _NOTHING if target == 1 else Instruction(Kind.MOVE_STACK, 2, target)
     if extended in (266, 40) and target == 1:
         return Instruction(Kind.MOVE_STACK, 2, source)
     if extended == 4 and word & 0x03E00000 == 0x03E00000:

@@ -27,6 +27,7 @@ __all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 _MAX_ANSWERS = 256
 _MAX_NAMED = 4
 
+
 @dataclass(frozen=True, slots=True)
 class SymbolSearch:
     """What was found: a profile and how it was matched, or else a warning, whose message says what to do about it.
