@@ -1,5 +1,6 @@
 """What every test may ask for: the golden dumps of this repo, and the shared corpus where there is one."""
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def corpus() -> Path:
 def golden() -> Path:
     """The folder of trimmed real dumps and their kernel profiles that ships with the repo."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _keep_sigpipe() -> Generator[None, None, None]:
+    """Commands that run in this process may set SIGPIPE as a tool at a terminal wants it: pytest must outlive that."""
+    before = signal.getsignal(signal.SIGPIPE)
+    yield
+    signal.signal(signal.SIGPIPE, before)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -120,6 +120,15 @@ def test_a_dump_without_notes_opens(version: int) -> None:
     assert (facts.notes, facts.vmcoreinfo) == ((), None)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("machine", [None, ""])
+def test_without_notes_the_page_count_tells_the_layout(layout: str, machine: str | None) -> None:
+    facts = opened(KdumpFile(PAGES, layout=layout, machine=machine).build()).facts
+
+    assert facts.max_pfn == 64
+    assert facts.quirks == {"time64": ("time64_header",), "packed": ("qemu_packed_sub_header",)}.get(layout, ())
+
+
 def test_vmcoreinfo_is_found_by_name_where_the_header_does_not_point_to_it() -> None:
     notes = notes_for("big")
 

@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import cramjam
 import lzallright
@@ -120,10 +120,9 @@ def test_changed_bytes_raise_nothing_unknown(kind: str, data: st.DataObject) -> 
     st.integers(1, 5000),
 )
 def test_pages_come_back_from_every_container(
-    fills: dict[int, int], pack: object, layout: str, byte_order: str, record_bytes: int
+    fills: dict[int, int], pack: Callable[[bytes], tuple[bytes, int]], layout: str, byte_order: str, record_bytes: int
 ) -> None:
     pages = {pfn: bytes([fill]) * 2000 + text_page(fill)[2000:] for pfn, fill in fills.items()}
-    assert callable(pack)
     kdump = KdumpFile(
         pages, layout=layout, byte_order=byte_order, notes=NOTES if byte_order == "big" else b"", pack=pack
     )

@@ -147,6 +147,16 @@ def test_a_file_that_shrinks_while_it_is_read_is_truncated() -> None:
     assert read_or_status(container, 200) == "truncated"
 
 
+def test_a_file_that_shrank_to_its_bitmaps_before_it_was_opened_is_not_complete() -> None:
+    file = KdumpFile(PAGES, max_pfn=256)
+
+    class Shrunk(BufferSource):
+        def read(self, offset: int, size_bytes: int) -> bytes:
+            return super().read(offset, size_bytes) if offset < file.bitmap_at else b""
+
+    assert KdumpContainer(Shrunk(file.build())).facts.incomplete_reason == "the file ends inside its bitmaps"
+
+
 def test_a_page_costs_few_and_small_reads() -> None:
     source = CountingSource(KdumpFile({pfn: text_page(pfn) for pfn in range(1000)}, max_pfn=1 << 15).build())
     container = KdumpContainer(source)

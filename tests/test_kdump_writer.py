@@ -5,6 +5,7 @@ import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,15 +25,15 @@ NOTES = prstatus_note(1) + prstatus_note(2) + vmcoreinfo_note(INFO)
 PAGES = {3: text_page(3), 4: bytes(4096), 17: os.urandom(4096), 40: bytes(4096)}
 
 
-def facts_of(layout: str = "ppc32", byte_order: str = "big", **changes: object) -> ContainerFacts:
+def facts_of(layout: str = "ppc32", byte_order: str = "big", **changes: Any) -> ContainerFacts:
     size = PPC64_PRSTATUS_BYTES if layout == "ppc64" else 268
     notes = prstatus_note(1, byte_order, size) + vmcoreinfo_note(INFO, byte_order)
-    fields: dict[str, object] = {"notes": notes, "vmcoreinfo": INFO, "timestamp": 99, **changes}
+    fields: dict[str, Any] = {"notes": notes, "vmcoreinfo": INFO, "timestamp": 99, **changes}
     data = KdumpFile({}, layout=layout, byte_order=byte_order, **fields).build()
     return KdumpContainer(BufferSource(data)).facts
 
 
-def written(facts: ContainerFacts, pages: dict[int, bytes], **options: object) -> bytes:
+def written(facts: ContainerFacts, pages: dict[int, bytes], **options: Any) -> bytes:
     target = io.BytesIO()
     write_kdump(target, facts, pages, **options)
     return target.getvalue()
@@ -68,7 +69,7 @@ def test_a_written_dump_says_what_it_was_told(layout: str, byte_order: str, code
         pytest.param({"layout": "ppc64", "block_size": 65536}, id="64K pages"),
     ],
 )
-def test_a_written_dump_is_of_the_same_kind(changes: dict[str, object]) -> None:
+def test_a_written_dump_is_of_the_same_kind(changes: dict[str, Any]) -> None:
     facts = facts_of(**changes)
     page = text_page(9, facts.block_size)
 

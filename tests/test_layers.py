@@ -208,3 +208,10 @@ def test_the_wheel_holds_everything_below_one_name_and_the_data(tmp_path: Path) 
     assert {f"crashbeam/{name}" for name in shipped | data} | {"crashbeam/__init__.py", "crashbeam/py.typed"} == {
         name for name in names if ".dist-info/" not in name
     }
+
+
+def test_the_public_api_analyses_a_dump(golden: Path) -> None:
+    (dump,) = crashbeam.list_inputs([str(golden / "b_sysrq.kdump")]).inputs
+    record = crashbeam.analyse(dump, crashbeam.AnalysisOptions(symbols=(str(golden),)))
+    assert isinstance(record, crashbeam.CrashReport)
+    assert record.panic.comm == "bash"

@@ -1,6 +1,7 @@
 """Split sets: every page from the part that has it; parts that are missing or broken are said, never fatal."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ RANGES = ((0, 10), (10, 21), (21, 64))
 NOTES = prstatus_note(1)
 
 
-def part(first: int, end: int, **changes: object) -> bytes:
-    fields: dict[str, object] = {"notes": NOTES, "excluded": [5], **changes}
+def part(first: int, end: int, **changes: Any) -> bytes:
+    fields: dict[str, Any] = {"notes": NOTES, "excluded": [5], **changes}
     return KdumpFile(PAGES, split=(first, end), **fields).build()
 
 

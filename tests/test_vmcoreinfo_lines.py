@@ -110,6 +110,13 @@ def test_what_is_kept_of_a_build_never_changes_what_is_read(text: bytes) -> None
     assert read_vmcoreinfo(text) == Vmcoreinfo.parse(text)
 
 
+def test_of_two_crash_times_the_first_counts_in_what_is_kept_too() -> None:
+    text = b"CRASHTIME=3\nSIZE(page)=56\nCRASHTIME=4\n"
+
+    assert read_vmcoreinfo(text) == Vmcoreinfo.parse(text)
+    assert read_vmcoreinfo(text).crash_time_seconds == 3
+
+
 def test_dumps_of_one_build_keep_their_own_crash_time() -> None:
     body = TEXT.rpartition(b"CRASHTIME=")[0]
 

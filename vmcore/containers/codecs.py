@@ -6,7 +6,7 @@ none allocates by a size that the data claims. The rarer libraries are loaded wh
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from isal import isal_zlib
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Decode = Callable[[bytes, int], bytes]
 
+# isal's stubs declare the exception class as an exception.
+_InflateError = cast("type[Exception]", isal_zlib.error)
+
 
 def _raw(data: bytes, block_size: int) -> bytes:
     return _whole(data, block_size)
@@ -32,7 +35,7 @@ def _zlib(data: bytes, block_size: int) -> bytes:
     inflater = isal_zlib.decompressobj()
     try:
         page = inflater.decompress(data, block_size + 1)
-    except isal_zlib.error as error:
+    except _InflateError as error:
         raise FormatError(f"page data is no zlib stream: {error}") from error
     if not inflater.eof:
         raise FormatError("page data is a zlib stream of another length", block_size=block_size)

@@ -224,7 +224,10 @@ class KdumpContainer:
         if (sub.end_pfn - sub.start_pfn) >> 3 > _COUNTED_BITMAP_BYTES:
             begins = [offset for offset, _ in self._places(0)]
             return "the file ends inside its page descriptors" if begins and min(begins) > self._size_bytes else None
-        count = self._stored.count_before(sub.end_pfn)
+        try:
+            count = self._stored.count_before(sub.end_pfn)
+        except PageError:
+            return "the file ends inside its bitmaps"
         if self._size_bytes < self._descriptors_at + count * DESCRIPTOR_BYTES:
             return "the file ends inside its page descriptors"
         ends = [offset + size_bytes for offset, size_bytes in self._places(max(0, count - 1) // _BATCH, count)]

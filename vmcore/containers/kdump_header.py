@@ -198,7 +198,8 @@ def _pick_sub_layout(main: MainHeader, data: bytes) -> _SubLayout:
         if at == main.block_size + layout.size_bytes:
             return layout
         inside = main.block_size <= at and at + size_bytes <= main.bitmap_at
-        if fitting is None and (inside or (at, size_bytes) == (0, 0)):
+        counted = main.version < 6 or values[-1] >= main.max_mapnr
+        if fitting is None and counted and (inside or (at, size_bytes) == (0, 0)):
             fitting = layout
     if fitting is None:
         raise FormatError("the sub header makes no sense, padded or packed")
