@@ -1,1 +1,1 @@
-"""Measurements, run by hand (``make bench``); nothing here is a test. Figures of record stand in docs/performance.md."""
+"""Measurements, run by hand (``make bench``), and no tests. Figures of record stand in docs/performance.md."""

@@ -1,7 +1,7 @@
 """``crashbeam run`` over 20,000 inputs with 1 and 2 workers, against a bare loop; peak memory of driver and children.
 
-The inputs are hard links of the golden dumps. The bare loop analyses the same dumps in one process and makes each record's
-line of JSON: what the pipeline adds is listing, framing, parts and their fsync.
+The inputs are hard links of the golden dumps. The bare loop analyses the same dumps in one process and makes each
+record's line of JSON: what the pipeline adds is listing, framing, parts and their fsync.
 """
 
 import resource

@@ -18,7 +18,14 @@ ROUNDS = 15
 def main() -> None:
     paths, kind = real_dumps()
     with tempfile.TemporaryDirectory() as profiles:
-        command = [str(Path(sys.executable).with_name("crashbeam")), "show", "--symbols", str(GOLDEN), "--profiles", profiles]
+        command = [
+            str(Path(sys.executable).with_name("crashbeam")),
+            "show",
+            "--symbols",
+            str(GOLDEN),
+            "--profiles",
+            profiles,
+        ]
         subprocess.run([*command, paths[0]], check=True, capture_output=True)
         times = []
         for number in range(ROUNDS):

@@ -61,17 +61,17 @@ def stack_differences(stack: Stack, frames: list[dict[str, Any]]) -> Iterator[st
         have.pop()
     exceptions: list[dict[str, Any]] = []
     expected: list[dict[str, Any]] = []
-    for frame in frames:
-        if "interrupt" in frame:
-            exceptions.append(frame)
-        elif "user" in frame or ("fn" in frame and frame["fn"] not in BELOW_THE_FIRST_FUNCTION):
-            expected.append(frame)
+    for entry in frames:
+        if "interrupt" in entry:
+            exceptions.append(entry)
+        elif "user" in entry or ("fn" in entry and entry["fn"] not in BELOW_THE_FIRST_FUNCTION):
+            expected.append(entry)
     if len(expected) != len(have):
         yield f"{len(have)} frames instead of {len(expected)}"
     for known, frame in zip(expected, have, strict=False):
         yield from frame_differences(frame, known)
     interrupted = [frame.exception for frame in have if frame.exception]
-    known_contexts = [tuple(number(frame[name]) for name in ("interrupt", "nip", "msr", "lr")) for frame in exceptions]
+    known_contexts = [tuple(number(entry[name]) for name in ("interrupt", "nip", "msr", "lr")) for entry in exceptions]
     contexts = [
         (int(found.vector, 16), *(number(found.registers[name]) for name in ("nip", "msr", "lr")))
         for found in interrupted

@@ -65,7 +65,7 @@ class PagesMet:
     unreadable: frozenset[int] = frozenset()
     zeros_assumed: frozenset[int] = frozenset()
 
-    def joined(self, other: "PagesMet") -> "PagesMet":
+    def joined(self, other: PagesMet) -> PagesMet:
         """Both together."""
         return PagesMet(
             self.codecs | other.codecs, self.unreadable | other.unreadable, self.zeros_assumed | other.zeros_assumed

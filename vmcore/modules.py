@@ -136,7 +136,7 @@ class Text:
         at = symbols.addresses[place]
         return Function(self._name_of(symbols, at), at, end, module.name)
 
-    def _read_symbols(self, module: Module) -> "_ModuleSymbols":
+    def _read_symbols(self, module: Module) -> _ModuleSymbols:
         """The module's own symbol table (``struct mod_kallsyms``), its text symbols by address."""
         kernel = self._kernel
         table = kernel.number_at(module.address, "module", "kallsyms")
@@ -155,7 +155,7 @@ class Text:
                 names.setdefault(value, []).append(fields[0])
         return _ModuleSymbols(tuple(sorted(names)), names, strings)
 
-    def _name_of(self, symbols: "_ModuleSymbols", address: int) -> str | None:
+    def _name_of(self, symbols: _ModuleSymbols, address: int) -> str | None:
         memory = self._kernel.memory
         try:
             texts = [memory.text(symbols.strings + place, MAX_NAME_BYTES) for place in symbols.names[address]]
