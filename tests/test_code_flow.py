@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from elftools.dwarf.callframe import FDE
@@ -182,9 +182,10 @@ def _names_code(symbol: Any) -> bool:
 
 
 def _call_frames(elf: ELFFile) -> Iterator[tuple[int, int, list[Any]]]:
-    for entry in elf.get_dwarf_info(relocate_dwarf_sections=False).CFI_entries():
+    entries = cast(Sequence[Any], elf.get_dwarf_info(relocate_dwarf_sections=False).CFI_entries())
+    for entry in entries:
         if isinstance(entry, FDE) and entry["address_range"]:
-            link = entry.cie["return_address_register"]
+            link = cast(Any, entry.cie)["return_address_register"]
             rows = [
                 (row["pc"], row["cfa"].offset != 0 or row["cfa"].reg != 1, link in row and row[link].type == "OFFSET")
                 for row in entry.get_decoded().table

@@ -173,13 +173,13 @@ def _time(seconds: int | None) -> str | None:
 
 
 def _time_ns(nanoseconds: int | None) -> str | None:
-    """RFC 3339 in UTC, to the second where it is whole; ``None`` outside the years 1 to 9999."""
+    """RFC 3339 in UTC, to the microsecond, as fine as stores keep it; ``None`` outside the years 1 to 9999."""
     if nanoseconds is None:
         return None
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    seconds, rest = divmod(nanoseconds // 1000, 1_000_000)
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-    fraction = f".{rest:09d}" if rest else ""
+    fraction = f".{rest:06d}" if rest else ""
     return moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0") + fraction + "Z"

@@ -318,12 +318,13 @@ class _Walk:
         following = self._memory.word(stack_pointer)
         if following == 0:
             raise _EndOfWalkError(self._end_of_stack())
+        if following % self._arch.stack_alignment:
+            raise _EndOfWalkError(StopReason.UNALIGNED)
         stack = stack_of(self._stacks, stack_pointer)
         if stack is not None and not stack.low <= following < stack.high:
             if stack.high - stack_pointer in self._arch.switch_offsets and stack.kind is not StackKind.TASK:
                 return self._cross(stack_pointer, following)
-            if following < stack.low or stack_of(self._stacks, following) is None:
-                raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
+            raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         if following == stack_pointer:
             raise _EndOfWalkError(StopReason.CYCLE)
         if following < stack_pointer:
@@ -358,8 +359,6 @@ class _Walk:
 
     def _add_caller(self, address: int, stack_pointer: int, trust: Trust) -> None:
         """Adds the frame of a return address, looked up at its call; raises ``_EndOfWalkError`` where it is none."""
-        if stack_pointer % self._arch.stack_alignment:
-            raise _EndOfWalkError(StopReason.UNALIGNED)
         call = self._unwinder.call_before(address)
         is_freed = self._text.is_freed_text(address - 4)
         function = self._text.function_at(address - 4 if call is not None or is_freed else address)
