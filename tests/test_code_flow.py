@@ -151,9 +151,8 @@ def test_any_words_at_all_end_in_an_answer() -> None:
 def test_against_the_call_frame_information_of_a_whole_kernel(corpus: Path) -> None:
     """Every instruction of e500-612's functions: where DWARF's .debug_frame says that the return address is."""
     elf = ELFFile(BytesIO(lzma.decompress((corpus / "kernels" / "vmlinux-e500-612.xz").read_bytes())))
-    starts = sorted(
-        {symbol["st_value"] for symbol in elf.get_section_by_name(".symtab").iter_symbols() if _names_code(symbol)}
-    )
+    table = cast(Any, elf.get_section_by_name(".symtab"))
+    starts = sorted({symbol["st_value"] for symbol in table.iter_symbols() if _names_code(symbol)})
     sections = [(section["sh_addr"], section.data()) for section in elf.iter_sections() if section["sh_flags"] & 4]
     compared = different = 0
     for start, size_bytes, rows in _call_frames(elf):
