@@ -35,7 +35,7 @@ def arrow_schema(table: Table) -> pyarrow.Schema:
 
 
 def to_tables(lines: bytes) -> dict[str, pyarrow.Table]:
-    """Whole lines of records as the Arrow tables of DESIGN.md section 9. Raises pyarrow.ArrowException."""
+    """Whole lines of records as Arrow tables. Raises pyarrow.ArrowException."""
     options = pyarrow.json.ParseOptions(explicit_schema=_json_schema(), unexpected_field_behavior="ignore")
     # One block: a line longer than a block is an error.
     reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)

@@ -53,7 +53,7 @@ def crashbeam() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; the exit code (DESIGN.md section 8)."""
+    """Runs a command; the exit code."""
     try:
         result = crashbeam.main(arguments, prog_name="crashbeam", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,4 +1,4 @@
-"""The exit codes of DESIGN.md section 8, and the exceptions that lead to them."""
+"""The exit codes, and the exceptions that lead to them."""
 
 OK = 0
 DEFECT = 1

@@ -1,4 +1,4 @@
-"""Files, folders, globs and ``file://`` URIs to the list of inputs (DESIGN.md sections 2.4 and 3).
+"""Files, folders, globs and ``file://`` URIs to the list of inputs.
 
 A file that is named is an input whatever it is. In a folder files are sniffed: a dump, an empty file and one that
 cannot be read are inputs, anything else is counted as skipped; names that begin with a dot are passed over.

@@ -1,4 +1,4 @@
-"""The manifest of a complete run: counts in and out, and every part's rows and digest (DESIGN.md section 9)."""
+"""The manifest of a complete run: counts in and out, and every part's rows and digest."""
 
 import hashlib
 import os

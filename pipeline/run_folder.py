@@ -1,4 +1,4 @@
-"""The run folder: what was asked, what the inputs are, and which of their records stand (DESIGN.md section 9).
+"""The run folder: what was asked, what the inputs are, and which of their records stand.
 
 Its listing is the ledger: a part stands whole or not at all, so that a killed run goes on where its parts end.
 """

@@ -1,4 +1,4 @@
-"""Every wrong use is one line on standard error that says what to do; exit codes mean what DESIGN.md section 8 says."""
+"""Every wrong use is one line on standard error that says what to do, and each exit code has one meaning."""
 
 import json
 import os

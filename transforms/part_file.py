@@ -1,4 +1,4 @@
-"""The parts of a run folder: the records of consecutive inputs as one zstd frame of JSON lines (DESIGN.md section 9).
+"""The parts of a run folder: the records of consecutive inputs as one zstd frame of JSON lines.
 
 A part appears whole or not at all: temporary name, fsync, rename, fsync of the folder, size checked.
 """

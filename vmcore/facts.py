@@ -20,7 +20,7 @@ class DumpInput:
 
     ``uri`` is the canonical URI (of the part with the lowest start_pfn), ``paths`` the local files, that part first;
     ``size_bytes`` and ``version`` (mtime in ns as text; of a set, those of its parts joined) are ``None`` where the
-    input cannot be stat'ed. ``input_id`` is made of uri, size and version (DESIGN.md section 2.4).
+    input cannot be stat'ed. ``input_id`` is made of uri, size and version.
     """
 
     input_id: str

@@ -1,4 +1,4 @@
-"""What one dump may cost: every read and every loop over its data is charged here (DESIGN.md section 10).
+"""What one dump may cost: every read and every loop over its data is charged here.
 
 Time is no part of it: a report must not depend on the clock. The workers hold the clock.
 """

@@ -1,4 +1,4 @@
-"""Notes to CPUs: the heart (DESIGN.md section 4).
+"""Notes to CPUs: the heart.
 
 A file's ``NT_PRSTATUS`` notes stand in the order of their CPUs with the empty ones dropped, so their order says
 nothing. What decides is each CPU's own ``crash_notes`` buffer: a note in the file is a byte copy of it. Where buffers

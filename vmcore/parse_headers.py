@@ -58,7 +58,7 @@ def source_without_headers(dump_input: DumpInput) -> Source:
 
 
 def crash_id(dump: Dump, kernel: Kernel, nodename: str | None) -> str | None:
-    """The identity of a crash: what no container changes (DESIGN.md section 2.4). ``None`` without an NT_PRSTATUS
+    """The identity of a crash: what no container changes. ``None`` without an NT_PRSTATUS
     note.
     """
     if not dump.notes:

@@ -1,4 +1,4 @@
-"""Registers to a stack of frames (DESIGN.md section 5.2).
+"""Registers to a stack of frames.
 
 A context (a saved CPU, an interrupted one) has exact registers: where its return address is, LR or memory, is asked
 of the data flow of its function (``arch/code.py``). From there the back chain leads on: the frame at stack pointer S

@@ -1,4 +1,4 @@
-"""What one input may cost in a child process (DESIGN.md sections 3 and 10)."""
+"""What one input may cost in a child process."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""When symbols belong to a dump: by build id, else by the exact banner, else by addresses (DESIGN.md section 6)."""
+"""When symbols belong to a dump: by build id, else by the exact banner, else by addresses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
