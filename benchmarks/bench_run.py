@@ -56,22 +56,38 @@ def run(folder: Path, output: Path, profiles: Path, workers: int, bare_wall: flo
 
 
 def measured(arguments: list[object]) -> tuple[float, float, float, float]:
-    """Wall and CPU seconds of a command with its children; peak MB of itself and of its largest child."""
-    start = time.perf_counter()
-    program = (
-        "import resource,sys;from crashbeam.pipeline.cli import main\n"
-        "try: main()\n"
-        "finally:\n"
-        " for who in (resource.RUSAGE_SELF,resource.RUSAGE_CHILDREN): print(resource.getrusage(who).ru_maxrss)"
-    )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True
-    )
+    """Wall and CPU seconds of a command with its children; peak MB of itself and of its largest child.
+
+    A child's peak is read while it lives: what the system keeps of one that has ended counts its parent's memory from
+    before the exec.
+    """
+    program = "import resource,sys;from crashbeam.pipeline.cli import main\n"
+    program += "try: main()\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    child_kb = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            child_kb = max(child_kb, peak_kb_of_children(process.pid))
+            time.sleep(0.2)
+        wall = time.perf_counter() - start
+        printed = process.stdout.read() if process.stdout else ""
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    driver, child = (int(line) / 1024 for line in done.stdout.split()[-2:])
-    return time.perf_counter() - start, cpu, driver, child
+    return wall, cpu, int(printed.split()[-1]) / 1024, child_kb / 1024
+
+
+def peak_kb_of_children(parent: int) -> int:
+    """The largest VmHWM of the children that a process has now, in KB."""
+    peak = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        except OSError:
+            continue
+        if fields.get("PPid", "").strip() == str(parent) and "VmHWM" in fields:
+            peak = max(peak, int(fields["VmHWM"].split()[0]))
+    return peak
 
 
 def load(output: Path, scratch: Path) -> None:

@@ -86,6 +86,8 @@ VARIABLES = {
     "crashing_cpu": 0xC070210C,
     "high_memory": 0xC0702110,
     "modules": 0xC0702120,
+    "nr_cpu_ids": 0xC0702130,
+    "swapper_pg_dir": 0xC0708000,
     "crash_notes": 0xC0703000,
     "hardirq_ctx": 0xC0704000,
     "softirq_ctx": 0xC0704080,
@@ -175,6 +177,7 @@ class Board:
             ("crashing_cpu", self.panic_cpu),
             ("high_memory", HIGH_MEMORY),
             ("modules", VARIABLES["modules"]),
+            ("nr_cpu_ids", len(self.cpus)),
             ("crash_notes", _NOTES_AT),
         ):
             memory.words(VARIABLES[name], (value,))
@@ -290,6 +293,7 @@ def _vmcoreinfo() -> bytes:
         f"SYMBOL(init_uts_ns)={VARIABLES['init_uts_ns']:x}",
         "OFFSET(uts_namespace.name)=4",
         f"SYMBOL(_stext)={_STEXT:x}",
+        f"SYMBOL(swapper_pg_dir)={VARIABLES['swapper_pg_dir']:x}",
         "CRASHTIME=1700000000",
     )
     return "".join(line + "\n" for line in lines).encode()
