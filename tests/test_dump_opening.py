@@ -108,6 +108,7 @@ def test_a_64_bit_kernel_is_known_but_not_supported(tmp_path: Path) -> None:
     record = analyse(list_one(str(path)), options_with(tmp_path))
     assert isinstance(record, FailureRecord)
     assert record.code in ("unsupported", "malformed")
+    assert str(path) in record.message
 
 
 def test_one_cpu_may_be_asked_for_alone(tmp_path: Path) -> None:

@@ -106,4 +106,12 @@ def _run(
         return step(before, options)
     except VmcoreError as error:
         close_last()
-        return Failed(dump_input, stage_mark.current(), error.code, error.message, error.hint, dict(error.facts))
+        message = _naming_file(dump_input, error.message)
+        return Failed(dump_input, stage_mark.current(), error.code, message, error.hint, dict(error.facts))
+
+
+def _naming_file(dump_input: DumpInput, message: str) -> str:
+    """The message with the file that it is about, if it does not name one itself."""
+    if any(path in message for path in dump_input.paths):
+        return message
+    return f"{dump_input.paths[0] if dump_input.paths else dump_input.uri}: {message}"
