@@ -55,8 +55,11 @@ def find_stacks(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> dict
         if task is not None and task.stack_base:
             found[cpu].append(Stack(StackKind.TASK, task.stack_base, task.stack_base + size))
     for array in kernel.arch.stack_arrays:
+        # What is read past the end of one array may be an entry of the next: a stack has one owner.
+        taken = {stack.low for stacks in found.values() for stack in stacks}
         for cpu, low in _read_bases(kernel, array, tuple(tasks)).items():
-            found[cpu].append(Stack(array.kind, low, low + size))
+            if low not in taken:
+                found[cpu].append(Stack(array.kind, low, low + size))
     return {cpu: tuple(stacks) for cpu, stacks in found.items()}
 
 
@@ -65,7 +68,9 @@ def _read_bases(kernel: Kernel, array: StackArray, cpus: tuple[int, ...]) -> dic
     address = kernel.profile.address_of(array.variable)
     if address is None or not cpus:
         return {}
-    indexes = _hardware_ids(kernel, cpus) if array.by_hardware_id else {cpu: cpu for cpu in cpus}
+    indexes = (
+        _hardware_ids(kernel, cpus) if array.by_hardware_id else {cpu: cpu * array.entries_per_cpu for cpu in cpus}
+    )
     if not indexes:
         return {}
     try:

@@ -10,7 +10,6 @@ every step ends in a frame or in one stop reason.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
@@ -276,7 +275,7 @@ class _Walk:
         """Adds the caller of a context's function; returns its stack pointer."""
         answer = self._return_address(registers, is_first=is_first)
         stack_pointer = registers.stack_pointer
-        if answer.has_frame:
+        if answer.has_frame or (answer.switched and self._is_switch_frame(stack_pointer)):
             stack_pointer = self._next(stack_pointer)
         if answer.in_lr or not answer.in_slot:
             address = registers.lr if answer.in_register is None else registers.words[answer.in_register]
@@ -322,7 +321,7 @@ class _Walk:
             raise _EndOfWalkError(StopReason.UNALIGNED)
         stack = stack_of(self._stacks, stack_pointer)
         if stack is not None and not stack.low <= following < stack.high:
-            if stack.high - stack_pointer in self._arch.switch_offsets and stack.kind is not StackKind.TASK:
+            if self._is_switch_frame(stack_pointer):
                 return self._cross(stack_pointer, following)
             raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         if following == stack_pointer:
@@ -330,6 +329,15 @@ class _Walk:
         if following < stack_pointer:
             raise _EndOfWalkError(StopReason.NOT_ASCENDING)
         return following
+
+    def _is_switch_frame(self, stack_pointer: int) -> bool:
+        """Whether this is where the first frame of an interrupt stack lies."""
+        stack = stack_of(self._stacks, stack_pointer)
+        return (
+            stack is not None
+            and stack.kind is not StackKind.TASK
+            and stack.high - stack_pointer in self._arch.switch_offsets
+        )
 
     def _cross(self, stack_pointer: int, link: int) -> int:
         """Leaves an interrupt stack: ``link`` is r1 of the function that switched.
@@ -381,8 +389,3 @@ class _Walk:
             return not directly
         below = self._function
         return below is not None and below.start <= target < min(below.end, below.start + 16)
-
-
-def frames_lead_to(frames: Sequence[Frame], names: frozenset[str]) -> bool:
-    """Whether one of these functions is on a stack."""
-    return any(frame.symbol in names for frame in frames)

@@ -2,12 +2,10 @@
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from crashbeam.schemas.codes import StackKind, SymbolLayouts, SymbolNames
 from crashbeam.vmcore.arch.ppc32 import PPC32
-from crashbeam.vmcore.containers import Container, ContainerFacts
-from crashbeam.vmcore.errors import PageError, PageStatus, TranslationError
+from crashbeam.vmcore.errors import TranslationError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import Budget
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
@@ -18,6 +16,7 @@ from crashbeam.vmcore.symbols.layouts import StructLayout
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.unwind import Registers, Unwinder
 from tests.builders.instructions import BCTRL, BLR, NOP, bl, mflr, stw, stwu
+from tests.builders.kernel_memory import FakeContainer, container_facts
 
 LINEAR = 0xC0000000
 PAGE = 4096
@@ -80,7 +79,7 @@ class Made:
 
     def unwinder(self) -> Unwinder:
         """An unwinder over this memory."""
-        physical = PhysicalMemory(cast(Container, _Pages(self.pages)), Budget())
+        physical = PhysicalMemory(FakeContainer(container_facts(), self.pages), Budget())
         memory = KernelMemory(physical, _translate, word_bytes=4, byte_order="big")
         kernel = Kernel(memory, _profile(), PPC32)
         return Unwinder(memory, PPC32, Text(kernel))
@@ -95,42 +94,6 @@ def registers(
     for name, value in more.items():
         words[PPC32.registers.index(name)] = value
     return Registers(tuple(words))
-
-
-class _Pages:
-    """Pages of memory as a container gives them."""
-
-    facts = ContainerFacts(
-        container="kdump",
-        wrapping=(),
-        header_version=6,
-        written_by="makedumpfile",
-        byte_order="big",
-        word_bytes=4,
-        block_size=PAGE,
-        max_pfn=1 << 18,
-        dump_level=0,
-        complete=True,
-        incomplete_reason=None,
-        quirks=(),
-        utsname=None,
-        timestamp_seconds=None,
-        notes=(),
-        vmcoreinfo=None,
-    )
-    codecs_met: frozenset[str] = frozenset()
-
-    def __init__(self, pages: dict[int, bytearray]) -> None:
-        self._pages = pages
-
-    def read_page(self, pfn: int) -> bytes:
-        """The page, or PageError where a test wrote nothing."""
-        if pfn not in self._pages:
-            raise PageError(f"page {pfn:#x} is absent", status=PageStatus.ABSENT)
-        return bytes(self._pages[pfn])
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _translate(address: int) -> int:

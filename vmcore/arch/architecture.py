@@ -47,11 +47,12 @@ class NoteFormat:
 
 @dataclass(frozen=True, slots=True)
 class StackArray:
-    """A kernel array of per-CPU stacks: a pointer to the lowest address for each CPU."""
+    """A kernel array of per-CPU stacks: a pointer to the lowest address for each CPU, ``entries_per_cpu`` apart."""
 
     variable: str
     kind: StackKind
     by_hardware_id: bool = False
+    entries_per_cpu: int = 1
 
 
 @dataclass(frozen=True, slots=True)

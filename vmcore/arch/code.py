@@ -378,7 +378,7 @@ class Flow:
                 if kind is Kind.BRANCH:
                     return
             elif kind is Kind.CALL:
-                if not (depth == 0 and index < _PROLOGUE_WORDS and holders & 1):
+                if not (depth == 0 and not switched and index < _PROLOGUE_WORDS and holders & 1):
                     holders &= ~(LR | _VOLATILE)
                 after_call.append((index + 1, State(depth, slot, holders, switched)))
                 leaders.add(index + 1)

@@ -79,20 +79,21 @@ def find_linear_map(physical: PhysicalMemory, evidence: Sequence[tuple[int, byte
     """The linear map that puts one of the texts of ``evidence`` at its kernel address; ``None`` if no place shows
     any.
     """
-    for offset in _offsets():
+    for offset, start in _places():
         if any(physical.holds(address - offset, text) for address, text in evidence):
-            return LinearMap(offset, max(offset, 0), 1 << 32)
+            return LinearMap(offset, start, 1 << 32)
     return None
 
 
-def _offsets() -> Iterator[int]:
-    """Distances of virtual and physical addresses, likely ones first: memory at 0, then a kernel moved up by whole
-    MiB.
+def _places() -> Iterator[tuple[int, int]]:
+    """Distances of virtual and physical addresses with the first virtual address, likely ones first: memory at 0, then
+    a kernel moved up by whole MiB.
     """
-    yield _PAGE_OFFSET
-    yield from _OTHER_PAGE_OFFSETS
+    yield _PAGE_OFFSET, _PAGE_OFFSET
+    for page_offset in _OTHER_PAGE_OFFSETS:
+        yield page_offset, page_offset
     for step in range(1, _RELOCATION_LIMIT):
-        yield _PAGE_OFFSET - step * _RELOCATION_STEP
+        yield _PAGE_OFFSET - step * _RELOCATION_STEP, _PAGE_OFFSET
 
 
 def bound_linear_map(linear: LinearMap, layouts: Layouts, memory: KernelMemory) -> LinearMap:
@@ -118,10 +119,16 @@ _BOOK3E_32 = _EntryFormat(present=0x2, shift=0)
 _OTHERS = _EntryFormat(present=0x1, shift=0)
 
 
+_LABELS_OF_44X = ("finish_tlb_load_44x", "finish_tlb_load_47x")
+"""head_44x.S, which has an ``interrupt_base`` as head_85xx.S does."""
+
+
 def _entry_format(layouts: Layouts, entry_bytes: int) -> _EntryFormat:
-    if layouts.address_of("next_tlbcam_idx") is None and layouts.address_of("interrupt_base") is None:
-        return _OTHERS
-    if layouts.address_of("PPC44x_TLB_initialised") is not None or layouts.address_of("tlb_44x_index") is not None:
+    is_85xx = layouts.address_of("next_tlbcam_idx") is not None or (
+        layouts.address_of("interrupt_base") is not None
+        and not any(layouts.address_of(label) is not None for label in _LABELS_OF_44X)
+    )
+    if not is_85xx:
         return _OTHERS
     return _BOOK3E_64 if entry_bytes == 8 else _BOOK3E_32
 
@@ -201,7 +208,8 @@ PPC32 = Architecture(
         StackArray("critirq_ctx", StackKind.CRITICAL, by_hardware_id=True),
         StackArray("dbgirq_ctx", StackKind.DEBUG, by_hardware_id=True),
         StackArray("mcheckirq_ctx", StackKind.MACHINE_CHECK, by_hardware_id=True),
-        StackArray("emergency_ctx", StackKind.EMERGENCY),
+        # vmap_stack_overflow of head_32.h takes entry 2n on CPU n (slwi by 3 into an array of words).
+        StackArray("emergency_ctx", StackKind.EMERGENCY, entries_per_cpu=2),
     ),
     default_thread_bytes=8192,
     decode=decode_32,
