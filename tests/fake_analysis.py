@@ -1,7 +1,8 @@
 """An analysis that needs no dump: what becomes of an input is in the name of its file.
 
 ``hang`` waits, ``spin`` computes for ever, ``die`` is killed, ``eat`` asks for too much memory, ``raise`` meets a
-defect, ``bad`` ends in a FailureRecord, ``slow`` takes its time, anything else gives a report of its own.
+defect, ``bad`` ends in a FailureRecord, ``slow`` takes its time, ``write`` writes a file, anything else gives a report
+of its own.
 """
 
 import os
@@ -33,6 +34,9 @@ def analyse(dump_input: DumpInput, _options: AnalysisOptions) -> Record:
         os.kill(os.getpid(), signal.SIGKILL)
     if "eat" in name:
         return to_record(failed(dump_input, f"{len(bytearray(1 << 31))} bytes were had"))
+    if "write" in name:
+        with open(dump_input.paths[0] + ".written", "wb", buffering=0) as file:
+            file.write(b"out of the child")
     if "raise" in name:
         raise ZeroDivisionError(name)
     if "slow" in name:

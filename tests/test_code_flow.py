@@ -13,7 +13,8 @@ import pytest
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
-from crashbeam.vmcore.arch.code import Flow, ReturnAddress, decode_32
+from crashbeam.vmcore.arch.code import Flow, ReturnAddress
+from crashbeam.vmcore.arch.instructions import decode_32
 from tests.builders.instructions import (
     BCTR,
     BCTRL,
@@ -106,6 +107,13 @@ def test_a_register_holds_the_address_where_neither_lr_nor_the_slot_does() -> No
 
 def test_nop_and_the_priority_hint_change_nothing() -> None:
     assert at((stwu(16), NOP, mr(1, 1), NOP, BLR), 4) == FRAME_LIVE
+
+
+@pytest.mark.parametrize("word", [0x7C000146, 0x7C000124, 0x7C0004AC, 0x7C0007A4, 0x7C00186C])
+def test_instructions_of_the_kernel_that_write_no_register_leave_the_holder(word: int) -> None:
+    """``wrteei``, ``mtmsr``, ``sync``, ``tlbwe`` and ``dcbst`` name r0 in a field that they do not write."""
+    words = (mflr(0), word, stw(0, 4), bl(FAR), NOP)
+    assert at(words, 4).in_slot
 
 
 def test_a_call_of_the_profiler_in_the_prologue_keeps_lr() -> None:

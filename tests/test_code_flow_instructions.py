@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES, Flow, Kind, ReturnAddress, decode_32
+from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES, Flow, ReturnAddress
+from crashbeam.vmcore.arch.instructions import Kind, decode_32
 from tests.builders.instructions import (
     BCTR,
     BCTRL,

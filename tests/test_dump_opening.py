@@ -1,5 +1,6 @@
 """What a report still says when something about the kernel cannot be had."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.codes import MatchedBy, NoteState, StopReason, WarningCode
 from crashbeam.schemas.crash_report import CrashReport
 from crashbeam.schemas.failure import FailureRecord
+from crashbeam.vmcore.containers.kdump_writer import write_kdump
 from crashbeam.vmcore.dump import close_last, opened
 from crashbeam.vmcore.errors import SymbolError, TranslationError
 from crashbeam.vmcore.facts import AnalysisOptions
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.stages import STAGES, analyse, describe
-from tests.builders.board import BANNER, BUILD_ID, TEXT, VARIABLES, Board, board_of, mailing_list_board
+from tests.builders.board import BANNER, BUILD_ID, TEXT, VARIABLES, Board, board_of, facts_of, mailing_list_board
 
 
 def report_of(path: Path, options: AnalysisOptions) -> CrashReport:
@@ -92,23 +94,23 @@ def test_a_part_of_the_kernel_that_cannot_be_read_never_ends_the_report(lost: st
     board: Board = board_of({1, 2, 6})
     board.lost_variables = (lost,)
     report = report_of(board.write(tmp_path), options_with(tmp_path, tmp_path / "kernel.profile"))
-    for cpu in report.cpus:
-        saved = board.cpus[cpu.cpu].registers
-        assert cpu.registers is None or (saved is not None and f"{saved['r1']:08x}" == cpu.registers["r1"])
+    shown = {cpu.cpu: cpu.registers["r1"] for cpu in report.cpus if cpu.registers}
+    saved = {number: cpu.registers["r1"] for number, cpu in enumerate(board.cpus) if cpu.registers}
+    assert shown == {number: f"{stack_pointer:08x}" for number, stack_pointer in saved.items()}
 
 
 def test_a_64_bit_kernel_is_known_but_not_supported(tmp_path: Path) -> None:
-    data = bytearray(mailing_list_board().write(tmp_path).read_bytes())
-    path = tmp_path / "elf64"
-    header = bytearray(64)
-    header[:7] = b"\x7fELF\x02\x02\x01"
-    header[16:24] = bytes((0, 4, 0, 21, 0, 0, 0, 1))
-    header[52:58] = bytes((0, 64, 0, 56, 0, 0))
-    path.write_bytes(bytes(header) + bytes(data[:64]))
+    path = tmp_path / "vmcore64"
+    facts = facts_of(mailing_list_board())
+    assert facts.utsname is not None
+    wide = replace(facts, word_bytes=8, utsname=replace(facts.utsname, machine="ppc64"))
+    with path.open("wb") as target:
+        write_kdump(target, wide, {})
     record = analyse(list_one(str(path)), options_with(tmp_path))
     assert isinstance(record, FailureRecord)
-    assert record.code in ("unsupported", "malformed")
+    assert (record.code, record.stage) == ("unsupported", "headers")
     assert str(path) in record.message
+    assert "64-bit" in record.message
 
 
 def test_one_cpu_may_be_asked_for_alone(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def test_every_input_ends_in_one_record_in_input_order(tmp_path: Path, output: P
     assert (counts.reports, counts.failures.total()) == (2, 5)
 
 
+def test_a_child_cannot_write_a_file(tmp_path: Path, output: Path) -> None:
+    make_dumps(tmp_path / "in", "a", "write")
+    run_to_parts(run_options([tmp_path / "in"], output))
+    assert outcomes(output) == {"a": "report", "write": "internal_error"}
+    assert (tmp_path / "in" / "write.written").read_bytes() == b""
+
+
 def test_without_isolation_the_records_are_the_same(tmp_path: Path) -> None:
     make_dumps(tmp_path / "in", "a", "bad", "raise", "z")
     run_to_parts(run_options([tmp_path / "in"], tmp_path / "children"))

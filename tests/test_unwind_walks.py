@@ -229,22 +229,6 @@ def test_an_exception_frame_that_leads_back_to_itself_ends_the_walk() -> None:
     assert StopReason.NOT_ASCENDING is walk(made, registers(INNER, TOP)).stop_reason
 
 
-def test_two_stacks_that_lead_to_each_other_end_as_a_cycle() -> None:
-    made = Made()
-    made.exception(TOP, 0, registers(INNER, HARDIRQ.low + 64, trap=0x500))
-    made.exception(HARDIRQ.low + 64, 0, registers(INNER, TOP, trap=0x500))
-    assert walk(made, registers(INNER, TOP)).stop_reason in (StopReason.CYCLE, StopReason.NOT_ASCENDING)
-
-
-def test_a_stack_has_no_more_frames_than_the_limit() -> None:
-    made = Made()
-    for place in range(TASK.low, TASK.high - 32, 16):
-        made.frame(place, place + 16, MIDDLE)
-    stack = walk(made, registers(INNER, TASK.low))
-    assert len(stack.frames) <= MAX_FRAMES
-    assert stack.stop_reason in (StopReason.LIMIT, StopReason.END_OF_STACK)
-
-
 def test_calls_and_where_they_lead() -> None:
     assert is_call(0x48000101)
     assert is_call(0x4E800421)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from crashbeam.schemas.clean import clean_text
-from crashbeam.vmcore.errors import VmcoreError
+from crashbeam.vmcore.errors import SymbolError, VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_MODULES, MAX_NAME_BYTES
 from crashbeam.vmcore.symbols.naming import SymbolName, choose_name
@@ -53,6 +53,8 @@ class Text:
         self._profile = kernel.profile
         self._symbols: dict[int, _ModuleSymbols] = {}
         self._found: dict[int, Function | None] = {}
+        self.problems: set[str] = set()
+        """What could not be read of modules that were asked for, as sentences."""
 
     def function_at(self, address: int) -> Function | None:
         """The function that ``address`` lies in, or ``None`` outside kernel and module text."""
@@ -82,17 +84,28 @@ class Text:
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:
-        """The loaded modules, in the kernel's order; what cannot be read ends the list."""
+        """The loaded modules, in the kernel's order; what cannot be read ends the list, and is a problem.
+
+        A kernel without modules has no list, and symbols without layouts (a warning of its own) give none.
+        """
         found: list[Module] = []
         try:
             head = self._kernel.address_of("modules")
             link = self._kernel.field("module", "list").offset
+        except SymbolError:
+            return ()
+        seen: set[int] = set()
+        try:
             at = self._kernel.memory.word(head)
-            while at != head and len(found) < MAX_MODULES:
+            while at != head and at not in seen and len(found) < MAX_MODULES:
+                seen.add(at)
                 found.append(self._read_module(at - link))
                 at = self._kernel.memory.word(at)
+            is_whole = at == head
         except VmcoreError:
-            pass
+            is_whole = False
+        if not is_whole:
+            self.problems.add(f"the list of modules cannot be read beyond its first {len(found)}")
         return tuple(found)
 
     def _read_module(self, address: int) -> Module:
@@ -127,6 +140,7 @@ class Text:
                 self._symbols[module.address] = self._read_symbols(module)
             except VmcoreError:
                 self._symbols[module.address] = _ModuleSymbols((), {}, 0)
+                self.problems.add(f"the symbols of module {module.name} cannot be read")
         symbols = self._symbols[module.address]
         place = bisect_right(symbols.addresses, address) - 1
         if place < 0 or symbols.addresses[place] < start:

@@ -71,13 +71,23 @@ def _read_bases(kernel: Kernel, array: StackArray, cpus: tuple[int, ...]) -> dic
     indexes = (
         _hardware_ids(kernel, cpus) if array.by_hardware_id else {cpu: cpu * array.entries_per_cpu for cpu in cpus}
     )
+    indexes = {cpu: index for cpu, index in indexes.items() if index < MAX_CPUS}
     if not indexes:
         return {}
     try:
-        bases = kernel.memory.words(address, min(max(indexes.values()) + 1, MAX_CPUS))
+        bases = kernel.memory.words(address, max(indexes.values()) + 1)
     except VmcoreError:
-        return {}
-    return {cpu: bases[index] for cpu, index in indexes.items() if index < len(bases) and bases[index]}
+        found = {cpu: _read_base(kernel, address + index * kernel.arch.word_bytes) for cpu, index in indexes.items()}
+        return {cpu: base for cpu, base in found.items() if base}
+    return {cpu: bases[index] for cpu, index in indexes.items() if bases[index]}
+
+
+def _read_base(kernel: Kernel, address: int) -> int:
+    """One entry, 0 if it cannot be read: an absurd index of another CPU may lead a read of all of them astray."""
+    try:
+        return kernel.memory.word(address)
+    except VmcoreError:
+        return 0
 
 
 def _hardware_ids(kernel: Kernel, cpus: tuple[int, ...]) -> dict[int, int]:

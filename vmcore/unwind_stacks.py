@@ -28,6 +28,8 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
             warnings.append(ReportWarning(WarningCode.STACK_CUT, cpu.cpu, message))
     everywhere = tuple(stack for own in stacks.values() for stack in own)
     unassigned = tuple(_unwind_unassigned(dump, note, everywhere) for note in before.unassigned)
+    problems = sorted(dump.kernel.text.problems) if dump.kernel is not None else []
+    warnings += [ReportWarning(WarningCode.PAGES_UNREADABLE, None, problem) for problem in problems]
     return Unwound(
         mapped=before,
         stacks=tuple(records),

@@ -79,13 +79,13 @@ _STEXT, _ETEXT = 0xC0000000, 0xC0600000
 VARIABLES = {
     "linux_banner": 0xC0700000,
     "init_uts_ns": 0xC0701000,
-    "__per_cpu_offset": 0xC0702000,
+    "__per_cpu_offset": 0xC0709000,
     "__cpu_possible_mask": 0xC0702100,
     "__cpu_present_mask": 0xC0702104,
     "__cpu_online_mask": 0xC0702108,
     "crashing_cpu": 0xC070210C,
     "high_memory": 0xC0702110,
-    "modules": 0xC0702120,
+    "modules": 0xC070A000,
     "nr_cpu_ids": 0xC0702130,
     "swapper_pg_dir": 0xC0708000,
     "crash_notes": 0xC0703000,
@@ -148,17 +148,9 @@ class Board:
             self._write_cpu(memory, number, cpu)
         for name in self.lost_variables:
             memory.lose(VARIABLES[name])
-        order = range(len(self.cpus)) if self.file_notes is None else self.file_notes
-        notes = b"".join(
-            note_of(cpu.registers, cpu.pid)
-            for cpu in (self.cpus[number] for number in order)
-            if cpu.registers is not None and cpu.in_file
-        )
-        info = _vmcoreinfo()
-        notes += struct.pack(">III", 11, len(info), 0) + b"VMCOREINFO\0\0" + info + bytes(-len(info) % 4)
         path = folder / "vmcore"
         with path.open("wb") as target:
-            write_kdump(target, _facts(notes, info), memory.pages, lost_pfns=memory.lost)
+            write_kdump(target, facts_of(self), memory.pages, lost_pfns=memory.lost)
         (folder / "kernel.profile").write_bytes(_profile())
         return path
 
@@ -299,7 +291,16 @@ def _vmcoreinfo() -> bytes:
     return "".join(line + "\n" for line in lines).encode()
 
 
-def _facts(notes: bytes, info: bytes) -> ContainerFacts:
+def facts_of(board: Board) -> ContainerFacts:
+    """What the headers of the board's dump say."""
+    order = range(len(board.cpus)) if board.file_notes is None else board.file_notes
+    notes = b"".join(
+        note_of(cpu.registers, cpu.pid)
+        for cpu in (board.cpus[number] for number in order)
+        if cpu.registers is not None and cpu.in_file
+    )
+    info = _vmcoreinfo()
+    notes += struct.pack(">III", 11, len(info), 0) + b"VMCOREINFO\0\0" + info + bytes(-len(info) % 4)
     return ContainerFacts(
         container="kdump",
         wrapping=(),

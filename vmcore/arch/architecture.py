@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crashbeam.schemas.codes import StackKind
-from crashbeam.vmcore.arch.code import Instruction
+from crashbeam.vmcore.arch.instructions import Instruction
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 
 MSR_PROBLEM_STATE = 0x4000

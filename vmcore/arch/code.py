@@ -11,7 +11,7 @@ the few facts that matter are followed along every path from the entry:
 Edges have three strengths. A call may not return (``panic()``), a trap seldom does (``BUG()``; ``WARN()`` does): what
 they say of the next instruction is believed only where no stronger edge arrives.
 
-Encodings: Power ISA 3.1 book I; the save areas: the 32-bit and 64-bit ELF ABI supplements, "stack frame".
+The save areas are those of the 32-bit and 64-bit ELF ABI supplements, "stack frame".
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
+
+from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, signed
 
 LR = 1 << 32
 """The bit of LR in a set of holders; bit n is GPR n."""
@@ -47,219 +48,12 @@ class ReturnAddress:
     switched: bool = False
 
 
-class Kind(IntEnum):
-    """What an instruction does to r1, LR and the save slot."""
-
-    PLAIN = 0
-    BRANCH = 1
-    CONDITIONAL = 2
-    CALL = 3
-    LEAVE = 4
-    TABLE = 5
-    TRAP = 6
-    ALLOCATE = 7
-    ALLOCATE_INDEXED = 8
-    MOVE_STACK = 9
-    LOAD_STACK = 10
-    ADD_STACK = 11
-    SWITCH = 12
-    FROM_LR = 13
-    TO_LR = 14
-    STORE = 15
-    LOAD = 16
-
-
 class Strength(IntEnum):
     """How much an edge says."""
 
     AFTER_TRAP = 0
     AFTER_CALL = 1
     NORMAL = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """One decoded instruction: its kind, the GPRs it writes (a mask), and its operands where the kind has any."""
-
-    kind: Kind
-    writes: int = 0
-    register: int = 0
-    base: int = 0
-    value: int = 0
-
-
-_PLAIN = tuple(Instruction(Kind.PLAIN, 1 << register) for register in range(32))
-_NOTHING = Instruction(Kind.PLAIN)
-_PADDING = Instruction(Kind.PLAIN, 0, 0)
-"""``nop``: told apart by identity, since compilers align with it what no edge reaches."""
-
-_WRITES_RT = frozenset({7, 8, 12, 13, 14, 15, 32, 34, 40, 42})
-_WRITES_RA = frozenset({20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30})
-_WRITES_BOTH = frozenset({33, 35, 41, 43})
-_UPDATES_RA = frozenset({37, 39, 45, 49, 51, 53, 55})
-"""Primary opcodes by the general registers they write; 37 and the like store or load with update."""
-
-_EXTENDED_WRITES_RA = frozenset(
-    {24, 26, 27, 28, 58, 60, 124, 154, 186, 122, 180, 282, 284, 314, 316, 378, 410, 412, 444, 445, 476, 506, 508}
-    | {536, 539, 538, 570, 792, 794, 824, 826, 827, 890, 891, 922, 954, 986}
-)
-"""Opcode 31: and, or, shifts, extensions, counts: the result goes to RA."""
-_EXTENDED_WRITES_NOTHING = frozenset(
-    {
-        0,
-        4,
-        32,
-        68,
-        54,
-        86,
-        146,
-        144,
-        178,
-        210,
-        242,
-        246,
-        274,
-        278,
-        306,
-        370,
-        467,
-        470,
-        512,
-        562,
-        566,
-        598,
-        595,
-        758,
-    }
-    | {854, 914, 946, 978, 982, 1014, 192, 224, 30, 18, 22, 50, 82, 114, 118}
-    | {
-        149,
-        151,
-        214,
-        215,
-        407,
-        150,
-        660,
-        661,
-        662,
-        918,
-        694,
-        726,
-        663,
-        727,
-        983,
-        135,
-        167,
-        199,
-        231,
-        487,
-        7,
-        39,
-        71,
-        103,
-    }
-    | {359, 535, 599, 855, 887, 725, 916, 532 + 2048}
-)
-"""Opcode 31: compares, stores, cache and TLB operations, moves to special registers, vector and floating point memory
-access.
-"""
-_EXTENDED_UPDATES = frozenset({181, 183, 247, 439, 631, 695, 759, 567})
-"""Opcode 31: stores with update (RA is written); loads with update write both."""
-_EXTENDED_LOADS_UPDATE = frozenset({53, 55, 119, 311, 373, 375})
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def _decode_extended(word: int, target: int, source: int) -> Instruction:
-    extended = (word >> 1) & 0x3FF
-    if extended == 339 and word & 0x1FF801 == 0x80001 - 1:
-        return Instruction(Kind.FROM_LR, 1 << target, target)
-    if extended == 467:
-        return Instruction(Kind.TO_LR, 0, target) if word & 0x1FF800 == 0x80000 else _NOTHING
-    if extended in (183, 181):
-        if target == 1 and source == 1:
-            return Instruction(Kind.ALLOCATE_INDEXED)
-        return Instruction(Kind.SWITCH, 1 << source, target, source) if target == 1 else _PLAIN[source]
-    if extended == 444 and source == 1:
-        # ``mr r1,r1`` is a hint of thread priority (HMT_low).
-        return _NOTHING if target == 1 else Instruction(Kind.MOVE_STACK, 2, target)
-    if extended in (266, 40) and target == 1:
-        return Instruction(Kind.MOVE_STACK, 2, source)
-    if extended == 4 and word & 0x03E00000 == 0x03E00000:
-        return Instruction(Kind.TRAP)
-    if extended in _EXTENDED_WRITES_RA:
-        return _PLAIN[source]
-    if extended in _EXTENDED_UPDATES:
-        return _PLAIN[source]
-    if extended in _EXTENDED_WRITES_NOTHING:
-        return _NOTHING
-    if extended in _EXTENDED_LOADS_UPDATE:
-        return Instruction(Kind.PLAIN, 1 << target | 1 << source)
-    return _PLAIN[target]
-
-
-def _decode_branch(word: int, primary: int) -> Instruction:
-    if primary == 18:
-        if word & 1:
-            return Instruction(Kind.CALL)
-        return Instruction(Kind.BRANCH, value=_signed(word & 0x3FFFFFC, 26), base=word & 2)
-    if primary == 16:
-        if word & 1:
-            return Instruction(Kind.CALL)
-        always = word & 0x02800000 == 0x02800000
-        return Instruction(Kind.BRANCH if always else Kind.CONDITIONAL, value=_signed(word & 0xFFFC, 16), base=word & 2)
-    extended = (word >> 1) & 0x3FF
-    if extended not in (16, 528, 560, 50, 18, 51, 38, 39, 274, 82):
-        return _NOTHING
-    if word & 1 and extended in (16, 528, 560):
-        return Instruction(Kind.CALL)
-    if extended in (16, 528, 560) and word & 0x02800000 != 0x02800000:
-        return _NOTHING
-    return Instruction(Kind.TABLE if extended == 528 else Kind.LEAVE)
-
-
-def _decode_common(word: int) -> Instruction | None:
-    primary = word >> 26
-    target, source = (word >> 21) & 31, (word >> 16) & 31
-    if primary in (16, 18, 19):
-        return _decode_branch(word, primary)
-    if primary == 31:
-        return _decode_extended(word, target, source)
-    if word in (0x60000000, 0x60420000):
-        return _PADDING
-    if primary == 3:
-        return Instruction(Kind.TRAP) if target == 31 else _NOTHING
-    if primary == 14 and target == 1:
-        return Instruction(Kind.ADD_STACK, 2, source, value=_signed(word & 0xFFFF, 16))
-    if primary in _WRITES_RT:
-        return _PLAIN[target]
-    if primary in _WRITES_RA or primary in _UPDATES_RA:
-        return _PLAIN[source]
-    if primary in _WRITES_BOTH:
-        return Instruction(Kind.PLAIN, 1 << target | 1 << source)
-    if primary == 46:
-        return Instruction(Kind.PLAIN, (1 << 32) - (1 << target))
-    return None
-
-
-@lru_cache(maxsize=1 << 16)
-def decode_32(word: int) -> Instruction:
-    """A word of 32-bit code: frames are made by ``stwu``, LR goes through ``stw`` and ``lwz``."""
-    primary = word >> 26
-    target, source, displacement = (word >> 21) & 31, (word >> 16) & 31, _signed(word & 0xFFFF, 16)
-    if primary == 37 and target == 1:
-        if source == 1:
-            return Instruction(Kind.ALLOCATE, value=-displacement)
-        return Instruction(Kind.SWITCH, 1 << source, target, source)
-    if primary == 36 and source == 1:
-        return Instruction(Kind.STORE, 0, target, value=displacement)
-    if primary == 32 and source == 1:
-        if target == 1:
-            return Instruction(Kind.LOAD_STACK, 2, value=displacement)
-        return Instruction(Kind.LOAD, 1 << target, target, value=displacement)
-    return _decode_common(word) or _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +105,7 @@ class Flow:
         self._leaders.update(range(len(self._words)))
         self._run(0, ENTRY)
         for index in range(len(self._words)):
-            if index not in self._states and self._decode(self._words[index]) is not _PADDING:
+            if index not in self._states and self._decode(self._words[index]) is not PADDING:
                 self._run(index, self._unreached(index), Strength.AFTER_CALL)
         return [_answer(self._states[index][1]) if index in self._states else None for index in range(len(self._words))]
 
@@ -321,7 +115,7 @@ class Flow:
         for index, word in enumerate(self._words):
             primary = word >> 26
             if primary in (16, 18) and not word & 3:
-                displacement = _signed(word & 0x3FFFFFC, 26) if primary == 18 else _signed(word & 0xFFFC, 16)
+                displacement = signed(word & 0x3FFFFFC, 26) if primary == 18 else signed(word & 0xFFFC, 16)
                 target = index + (displacement >> 2)
                 if 0 <= target < count:
                     leaders.add(target)
@@ -366,7 +160,7 @@ class Flow:
                 return
             step = decode(words[index])
             kind = step.kind
-            only_padding = only_padding and step is _PADDING
+            only_padding = only_padding and step is PADDING
             if kind is Kind.PLAIN:
                 holders &= ~step.writes
             elif kind is Kind.BRANCH or kind is Kind.CONDITIONAL:
@@ -400,13 +194,14 @@ class Flow:
                 holders = holders | LR if holders & 1 << step.register else holders & ~LR
             elif kind is Kind.ADD_STACK:
                 depth = depth - step.value if step.register == 1 else 0
+            elif switched and kind is Kind.MOVE_STACK:
+                # r1 goes to the other stack; the frame on this one stays.
+                index += 1
+                continue
+            elif switched and kind is Kind.LOAD_STACK:
+                switched = False
             elif kind is Kind.MOVE_STACK or kind is Kind.LOAD_STACK:
-                if kind is Kind.MOVE_STACK and switched:
-                    pass
-                elif kind is Kind.LOAD_STACK and switched:
-                    switched = False
-                else:
-                    depth = 0
+                depth = 0
             elif kind is Kind.SWITCH:
                 switched = True
                 holders &= ~step.writes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import Architecture, Layouts, LinearMap, NoteFormat, StackArray
-from crashbeam.vmcore.arch.code import decode_32
+from crashbeam.vmcore.arch.instructions import decode_32
 from crashbeam.vmcore.errors import TranslationError
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 
