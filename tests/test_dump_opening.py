@@ -123,6 +123,14 @@ def test_one_cpu_may_be_asked_for_alone(tmp_path: Path) -> None:
     assert "cpu 5: no registers: the CPU was online and its buffer is empty" in idle
 
 
+def test_a_cpu_that_the_kernel_does_not_have_is_no_silence(tmp_path: Path) -> None:
+    path = mailing_list_board().write(tmp_path)
+    shown = describe(list_one(str(path)), options_with(tmp_path, tmp_path / "kernel.profile"), 99)
+    assert shown == "cpu 99: the kernel has no such CPU, only 0, 1, 2, 3, 4, 5, 6, 7"
+    without = describe(list_one(str(path)), options_with(tmp_path), 2)
+    assert without == "cpu 2: which CPUs the kernel has cannot be read"
+
+
 def test_stages_may_run_in_any_thread_or_process_and_give_the_same(tmp_path: Path) -> None:
     path = mailing_list_board().write(tmp_path)
     options = options_with(tmp_path, tmp_path / "kernel.profile")

@@ -44,6 +44,10 @@ def show_text(report: CrashReport, name_at: NameAt, cpu: int | None = None) -> s
             lines += [*_cpu(entry, name_at), ""]
         elif cpu == entry.cpu:
             lines += [f"cpu {cpu}: no registers: {entry.note.state.sentence}", ""]
+    if cpu is not None and cpu not in [entry.cpu for entry in report.cpus]:
+        known = ", ".join(str(entry.cpu) for entry in report.cpus)
+        why = f"the kernel has no such CPU, only {known}" if known else "which CPUs the kernel has cannot be read"
+        lines.append(f"cpu {cpu}: {why}")
     if cpu is None:
         for note in report.unassigned_notes:
             lines += [*_unassigned(note, name_at), ""]
