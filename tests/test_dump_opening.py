@@ -99,18 +99,18 @@ def test_a_part_of_the_kernel_that_cannot_be_read_never_ends_the_report(lost: st
     assert shown == {number: f"{stack_pointer:08x}" for number, stack_pointer in saved.items()}
 
 
-def test_a_64_bit_kernel_is_known_but_not_supported(tmp_path: Path) -> None:
-    path = tmp_path / "vmcore64"
+def test_a_32_bit_little_endian_kernel_is_not_supported(tmp_path: Path) -> None:
+    path = tmp_path / "vmcore"
     facts = facts_of(mailing_list_board())
     assert facts.utsname is not None
-    wide = replace(facts, word_bytes=8, utsname=replace(facts.utsname, machine="ppc64"))
+    little = replace(facts, byte_order="little", notes=(), vmcoreinfo=None)
     with path.open("wb") as target:
-        write_kdump(target, wide, {})
+        write_kdump(target, little, {})
     record = analyse(list_one(str(path)), options_with(tmp_path))
     assert isinstance(record, FailureRecord)
     assert (record.code, record.stage) == ("unsupported", "headers")
     assert str(path) in record.message
-    assert "64-bit" in record.message
+    assert "32-bit little-endian" in record.message
 
 
 def test_one_cpu_may_be_asked_for_alone(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ MAX_LINES = 500
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("byte_source", "limits", "errors", "stage_mark"),
-    ("containers", "notes", "vmcoreinfo"),
+    ("containers", "notes", "vmcoreinfo", "vmcoreinfo_search"),
     ("symbols",),
-    ("memory", "arch"),
-    ("kernel", "tasks", "stacks", "modules"),
+    ("memory", "arch", "registers"),
+    ("kernel", "tasks", "stacks", "modules", "paca", "firmware"),
     ("note_map", "unwind"),
     (
         *("dump", "facts", "text", "trim"),

@@ -5,8 +5,8 @@ import pytest
 from crashbeam.schemas.codes import StackKind, StopReason
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.limits import MAX_FRAMES
+from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
-from crashbeam.vmcore.unwind import Registers
 from tests.builders.instructions import BCTRL, BLR, NOP, bl, lwz, mflr, mr, mtlr, stw, stwu, stwu_to
 from tests.builders.kernel_memory import INIT_TEXT, MadeUpKernel, Placed
 from tests.builders.stacks import registers

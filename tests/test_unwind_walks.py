@@ -7,7 +7,8 @@ import pytest
 from crashbeam.schemas.codes import StopReason
 from crashbeam.schemas.crash_report import Stack
 from crashbeam.vmcore.limits import MAX_FRAMES
-from crashbeam.vmcore.unwind import Registers, call_target, is_call
+from crashbeam.vmcore.registers import Registers
+from crashbeam.vmcore.unwind import call_target, is_call
 from tests.builders.stacks import CODE, CRITICAL, HARDIRQ, SOFTIRQ, STACKS, TASK, Made, behind_call, registers
 
 TOP = TASK.high - 0x400

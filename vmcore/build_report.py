@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from crashbeam.schemas.codes import CpuMode, NoteState, RegistersFrom, WarningCode
+from crashbeam.schemas.codes import NoteState, RegistersFrom, WarningCode
 from crashbeam.schemas.crash_report import (
     CRASH_REPORT,
     Cpu,
@@ -10,15 +10,16 @@ from crashbeam.schemas.crash_report import (
     CrashReport,
     Notes,
     ReportWarning,
-    Stack,
     Task,
     UnassignedNote,
 )
 from crashbeam.vmcore.arch.architecture import Architecture
 from crashbeam.vmcore.dump import opened
-from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened, Unwound
+from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened, Unwound, UnwoundContext
+from crashbeam.vmcore.note_map import CpuNoteMap
+from crashbeam.vmcore.registers import name_registers
 from crashbeam.vmcore.tasks import CurrentTask
-from crashbeam.vmcore.unwind import Registers, name_registers
+from crashbeam.vmcore.unwind import NO_STACK
 
 
 def build_report(before: Unwound, options: AnalysisOptions) -> CrashReport:
@@ -35,16 +36,18 @@ def build_report(before: Unwound, options: AnalysisOptions) -> CrashReport:
         system=start.system,
         panic=mapped.panic,
         notes=_notes(mapped),
-        cpus=tuple(_cpu(arch, cpu, stack) for cpu, stack in zip(mapped.cpus, before.stacks, strict=True)),
+        cpus=tuple(
+            _cpu(arch, cpu, found, start.source.written_by) for cpu, found in zip(mapped.cpus, before.cpus, strict=True)
+        ),
         unassigned_notes=tuple(
             UnassignedNote(
                 index=note.index,
                 pid=note.pid,
-                mode=_mode(note.registers),
+                mode=found.mode,
                 registers=name_registers(arch, note.registers),
-                stack=stack,
+                stack=found.stack,
             )
-            for note, stack in zip(mapped.unassigned, before.unassigned_stacks, strict=True)
+            for note, found in zip(mapped.unassigned, before.unassigned, strict=True)
         ),
         signature=None,
         dmesg=None,
@@ -65,20 +68,17 @@ def _notes(mapped: Mapped) -> Notes:
     )
 
 
-def _cpu(arch: Architecture, cpu: MappedCpu, stack: Stack) -> Cpu:
+def _cpu(arch: Architecture, cpu: MappedCpu, found: UnwoundContext | None, written_by: str | None) -> Cpu:
     note, registers = cpu.note, cpu.note.registers
-    source = None
-    if registers is not None:
-        source = RegistersFrom.CRASH_NOTES if note.index is None else RegistersFrom.NOTE
     return Cpu(
         cpu=cpu.cpu,
         online=cpu.online,
         note=CpuNote(state=note.state, index=note.index, evidence=note.evidence, pid=note.pid),
-        registers_from=source,
+        registers_from=_registers_from(note, written_by),
         task=_task(arch, cpu.task),
-        mode=None if registers is None else _mode(registers),
+        mode=None if found is None else found.mode,
         registers=None if registers is None else name_registers(arch, registers),
-        stack=stack,
+        stack=NO_STACK if found is None else found.stack,
         diagnosis=(),
     )
 
@@ -95,8 +95,17 @@ def _task(arch: Architecture, task: CurrentTask | None) -> Task | None:
     )
 
 
-def _mode(registers: Registers) -> CpuMode:
-    return CpuMode.USER if registers.is_user else CpuMode.KERNEL
+def _registers_from(note: CpuNoteMap, written_by: str | None) -> RegistersFrom | None:
+    """Notes that the crashing kernel did not write itself are a hypervisor's, or, in what it or a tool copied, those
+    of firmware (fadump).
+    """
+    if note.registers is None:
+        return None
+    if note.index is None:
+        return RegistersFrom.CRASH_NOTES
+    if written_by == "qemu":
+        return RegistersFrom.HYPERVISOR
+    return RegistersFrom.FIRMWARE if note.state is NoteState.NOT_POPULATED else RegistersFrom.NOTE
 
 
 def _quirks(unwound: Unwound) -> tuple[str, ...]:

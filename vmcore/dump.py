@@ -19,10 +19,11 @@ from crashbeam.schemas.crash_report import ReportWarning
 from crashbeam.vmcore import stage_mark
 from crashbeam.vmcore.arch import choose_architecture
 from crashbeam.vmcore.arch.architecture import Architecture, LinearMap
-from crashbeam.vmcore.containers import Container
+from crashbeam.vmcore.containers import ByteOrder, Container
 from crashbeam.vmcore.containers.detect import open_container
-from crashbeam.vmcore.errors import PageStatus, TranslationError, VmcoreError
+from crashbeam.vmcore.errors import LimitError, PageError, PageStatus, TranslationError, VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, PagesMet
+from crashbeam.vmcore.firmware import FirmwareAreas
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_NAME_BYTES, Budget
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
@@ -33,6 +34,7 @@ from crashbeam.vmcore.symbols.profile import KernelProfile
 from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel, default_folder
 from crashbeam.vmcore.unwind import Unwinder
 from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo, read_vmcoreinfo
+from crashbeam.vmcore.vmcoreinfo_search import search_vmcoreinfo
 
 _DAMAGED = (PageStatus.LOST, PageStatus.TRUNCATED, PageStatus.CORRUPT)
 _RELEASE_AT = 2 * 65
@@ -46,6 +48,7 @@ class OpenKernel:
 
     kernel: Kernel
     text: Text
+    firmware: FirmwareAreas
     unwinder: Unwinder
 
 
@@ -69,14 +72,17 @@ class Dump:
     def _boot(self) -> None:
         stage_mark.enter(Stage.HEADERS)
         facts = self.facts = self.container.facts
-        self.arch: Architecture = choose_architecture(facts.word_bytes, facts.byte_order)
+        self.physical = PhysicalMemory(self.container, self.budget)
         text = facts.vmcoreinfo
-        self.vmcoreinfo = read_vmcoreinfo(text) if text is not None else _EMPTY_VMCOREINFO
+        if text is not None:
+            self.vmcoreinfo = read_vmcoreinfo(text)
+            self.arch: Architecture = choose_architecture(facts.word_bytes, facts.byte_order)
+        else:
+            self.vmcoreinfo, self.arch = self._search_vmcoreinfo()
         self.notes = self._read_notes()
         self.release = self.vmcoreinfo.osrelease or (facts.utsname.release if facts.utsname else "")
-        self.physical = PhysicalMemory(self.container, self.budget)
         self.page_bytes = self.vmcoreinfo.page_size or facts.block_size
-        linear = self.arch.find_linear_map(self.physical, self._release_evidence())
+        linear = self.arch.find_linear_map(self.physical, _release_evidence(self.vmcoreinfo))
         self.memory = None if linear is None else self._memory(_linear_translation(linear))
         stage_mark.enter(Stage.SYMBOLS)
         self.matched_by: MatchedBy | None = None
@@ -101,19 +107,47 @@ class Dump:
         self.container.close()
 
     def _memory(self, translate: Callable[[int], int]) -> KernelMemory:
-        return KernelMemory(self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.facts.byte_order)
+        return KernelMemory(self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.arch.byte_order)
 
-    def _release_evidence(self) -> list[tuple[int, bytes]]:
-        """Where ``init_uts_ns`` must hold the release that VMCOREINFO names."""
-        address = self.vmcoreinfo.symbols.get("init_uts_ns")
-        if address is None or not self.release:
-            return []
-        return [
-            (
-                address + self.vmcoreinfo.offsets.get("uts_namespace.name", 0) + _RELEASE_AT,
-                self.release.encode() + b"\0",
-            )
-        ]
+    def _search_vmcoreinfo(self) -> tuple[Vmcoreinfo, Architecture]:
+        """VMCOREINFO out of memory, where a file lacks it, and the architecture by its byte order.
+
+        Headers and notes of such files may be in another order than memory. A page that begins like the note is the
+        kernel's only if memory holds the release where it says.
+        """
+        facts = self.facts
+        try:
+            for physical, byte_order, text in search_vmcoreinfo(self.container):
+                info, arch = Vmcoreinfo.parse(text), choose_architecture(facts.word_bytes, byte_order)
+                linear = arch.find_linear_map(self.physical, _release_evidence(info))
+                evidence = _release_evidence(info)
+                if linear and any(self.physical.holds(place - linear.offset, release) for place, release in evidence):
+                    self.physical.read(physical, len(text))
+                    self.warn(
+                        WarningCode.COSTLY_INPUT, "VMCOREINFO is not in the file: memory was searched for the kernel's"
+                    )
+                    return info, arch
+        except (LimitError, PageError):
+            pass
+        self.warn(WarningCode.COSTLY_INPUT, "VMCOREINFO is not in the file, and a search of memory did not find it")
+        return _EMPTY_VMCOREINFO, choose_architecture(facts.word_bytes, self._byte_order_of_notes())
+
+    def _byte_order_of_notes(self) -> ByteOrder:
+        """The byte order that most CPUs ran in, by MSR[LE]; that of the headers where no note tells.
+
+        Firmware runs in its own order, a user's process in its own: neither is asked.
+        """
+        facts = self.facts
+        arch = choose_architecture(facts.word_bytes, facts.byte_order)
+        little = big = 0
+        for note in prstatus(parse_notes(facts.notes, facts.byte_order)):
+            decoded = decode_note(arch, facts.byte_order, 0, note.whole)
+            if decoded is not None and decoded.registers.is_translated and not decoded.registers.is_user:
+                little += decoded.registers.is_little_endian
+                big += not decoded.registers.is_little_endian
+        if little == big:
+            return facts.byte_order
+        return "little" if little > big else "big"
 
     def _read_notes(self) -> tuple[FileNote, ...]:
         found = parse_notes(self.facts.notes, self.facts.byte_order)
@@ -176,8 +210,8 @@ class Dump:
             memory = self._memory(self._translation(linear, profile, provisional))
         self.memory = memory
         kernel = Kernel(memory, profile, self.arch)
-        text = Text(kernel)
-        return OpenKernel(kernel, text, Unwinder(memory, self.arch, text))
+        text, firmware = Text(kernel), FirmwareAreas(kernel)
+        return OpenKernel(kernel, text, firmware, Unwinder(memory, self.arch, text, firmware))
 
     def _translation(
         self, linear: LinearMap, profile: KernelProfile, provisional: KernelMemory
@@ -198,6 +232,15 @@ class Dump:
     def warn(self, code: WarningCode, message: str) -> None:
         """Adds a warning about the dump as a whole."""
         self.warnings.append(ReportWarning(code, None, message))
+
+
+def _release_evidence(info: Vmcoreinfo) -> list[tuple[int, bytes]]:
+    """Where ``init_uts_ns`` must hold the release that VMCOREINFO names."""
+    address = info.symbols.get("init_uts_ns")
+    if address is None or not info.osrelease:
+        return []
+    place = address + info.offsets.get("uts_namespace.name", 0) + _RELEASE_AT
+    return [(place, info.osrelease.encode() + b"\0")]
 
 
 def _banner_evidence(profile: KernelProfile) -> list[tuple[int, bytes]]:

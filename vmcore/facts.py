@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashbeam.schemas.codes import FailureCode, NoteMethod, Stage
+from crashbeam.schemas.codes import CpuMode, FailureCode, NoteMethod, Stage
 from crashbeam.schemas.crash_report import Kernel, Panic, ReportWarning, Source, Stack, System
 from crashbeam.vmcore.note_map import CpuNoteMap, FileNote
 from crashbeam.vmcore.tasks import CurrentTask
@@ -111,12 +111,22 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
+class UnwoundContext:
+    """The stack of a CPU's or a note's registers, and what was running."""
+
+    mode: CpuMode
+    stack: Stack
+
+
+@dataclass(frozen=True, slots=True)
 class Unwound:
-    """The stacks: one for each CPU of ``mapped``, and one for each unassigned note, in the same order."""
+    """The stacks: one for each CPU of ``mapped`` (``None`` without registers), and one for each unassigned note, in the
+    same order.
+    """
 
     mapped: Mapped
-    stacks: tuple[Stack, ...]
-    unassigned_stacks: tuple[Stack, ...]
+    cpus: tuple[UnwoundContext | None, ...]
+    unassigned: tuple[UnwoundContext, ...]
     quirks: tuple[str, ...]
     warnings: tuple[ReportWarning, ...]
     pages: PagesMet

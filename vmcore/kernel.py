@@ -36,6 +36,13 @@ class Kernel:
             raise SymbolError(f"the layouts have no {struct}.{member}")
         return field
 
+    def size_of(self, struct: str) -> int:
+        """The size of a struct in bytes."""
+        size_bytes = self.profile.size_of(struct)
+        if size_bytes is None:
+            raise SymbolError(f"the layouts have no {struct}")
+        return size_bytes
+
     def word_of(self, name: str) -> int:
         """The value of a variable of word size."""
         return self.memory.word(self.address_of(name))

@@ -1,6 +1,6 @@
 """Stage 2: whose each note is. Reads the buffers, tasks and stacks that ``note_map`` decides from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from crashbeam.schemas.clean import int32
 from crashbeam.schemas.codes import Evidence, NoteMethod, PanicFoundBy, WarningCode
@@ -11,6 +11,7 @@ from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_CPUS
 from crashbeam.vmcore.note_map import Buffer, FileNote, Witness, assign_notes, buffer_bytes
+from crashbeam.vmcore.paca import cpu_of_paca
 from crashbeam.vmcore.stacks import Stack, find_stacks, owners_of
 from crashbeam.vmcore.tasks import CurrentTask, read_current_task, read_task_cpu
 
@@ -28,14 +29,16 @@ def map_notes(before: Opened, options: AnalysisOptions) -> Mapped:
     online = None if masks.online is None else frozenset(masks.online)
     tasks = {cpu: read_current_task(kernel, cpu, online=online is None or cpu in online) for cpu in possible}
     stacks = find_stacks(kernel, tasks)
+    after_crash = dump.facts.written_by == "qemu"
     found = assign_notes(
         dump.arch,
-        dump.facts.byte_order,
+        dump.arch.byte_order,
         dump.notes,
         read_buffers(kernel, possible),
         online=online,
         present=None if masks.present is None else frozenset(masks.present),
-        witness=witness_of(kernel, tasks, stacks),
+        witness=witness_of(kernel, tasks, stacks, after_crash=after_crash),
+        after_crash=after_crash,
     )
     cpus = tuple(
         MappedCpu(cpu, None if online is None else cpu in online, found.cpus[cpu], tasks[cpu]) for cpu in possible
@@ -114,28 +117,43 @@ def _why(error: VmcoreError) -> str:
 
 
 def witness_of(
-    kernel: Kernel, tasks: Mapping[int, CurrentTask | None], stacks: Mapping[int, tuple[Stack, ...]]
+    kernel: Kernel,
+    tasks: Mapping[int, CurrentTask | None],
+    stacks: Mapping[int, tuple[Stack, ...]],
+    *,
+    after_crash: bool,
 ) -> Witness:
-    """What a note's own registers and pid say of its CPU, as a function of the note."""
+    """What a note's own registers and pid say of its CPU, as a function of the note. A hypervisor knows no pid."""
     by_address = _only_owners({cpu: task.address for cpu, task in tasks.items() if task})
     by_pid = _only_owners({cpu: task.pid for cpu, task in tasks.items() if task and task.pid})
 
     def ask(note: FileNote) -> dict[Evidence, int]:
         said: dict[Evidence, int] = {}
         if not note.registers.is_user:
-            current = note.registers.words[kernel.arch.task_register]
-            if current in by_address:
-                said[Evidence.CURRENT_TASK] = by_address[current]
-            elif (cpu := _task_cpu(kernel, current)) is not None:
-                said[Evidence.THREAD_INFO_CPU] = cpu
+            said.update(_own_identity(kernel, by_address, note))
             owners = owners_of(stacks, note.registers.stack_pointer)
             if len(owners) == 1:
                 said[Evidence.STACK] = owners[0]
-        if note.pid in by_pid:
+        if note.pid in by_pid and not after_crash:
             said[Evidence.PR_PID] = by_pid[note.pid]
         return said
 
     return ask
+
+
+def _own_identity(kernel: Kernel, by_task: Mapping[int, int], note: FileNote) -> Iterator[tuple[Evidence, int]]:
+    """The CPU by the registers that the kernel knows it by: a PACA, or the current task."""
+    words, arch = note.registers.words, kernel.arch
+    if arch.paca_register is not None:
+        cpu = cpu_of_paca(kernel, words[arch.paca_register])
+        if cpu is not None:
+            yield Evidence.PACA, cpu
+    if arch.task_register is not None:
+        current = words[arch.task_register]
+        if current in by_task:
+            yield Evidence.CURRENT_TASK, by_task[current]
+        elif (cpu := _task_cpu(kernel, current)) is not None:
+            yield Evidence.THREAD_INFO_CPU, cpu
 
 
 def _task_cpu(kernel: Kernel, task: int) -> int | None:

@@ -82,6 +82,11 @@ class Text:
         ranges = self._profile.text_ranges
         return any(start <= address < end for start, end in ranges[1:])
 
+    def is_vector(self, address: int) -> bool:
+        """Whether ``address`` lies among the exception vectors, at the start of kernel text."""
+        end = self._profile.address_of("__end_interrupts")
+        return end is not None and self._profile.text_ranges[0][0] <= address < end
+
     @cached_property
     def modules(self) -> tuple[Module, ...]:
         """The loaded modules, in the kernel's order; what cannot be read ends the list, and is a problem.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from crashbeam.schemas.codes import Evidence, NoteMethod, NoteState, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
 from crashbeam.vmcore.arch.architecture import Architecture
-from crashbeam.vmcore.unwind import Registers, decode_registers
+from crashbeam.vmcore.registers import Registers, decode_registers
 
 _NOTE_HEADER_BYTES = 12
 _NAME = b"CORE\0\0\0\0"
@@ -137,16 +137,21 @@ class _Decision:
     owner: dict[int, int] = field(default_factory=dict)
     evidence: dict[int, list[Evidence]] = field(default_factory=dict)
     warnings: list[ReportWarning] = field(default_factory=list)
+    after_crash: bool = False
 
     def warn(self, code: WarningCode, cpu: int | None, message: str) -> None:
         self.warnings.append(ReportWarning(code, cpu, message))
 
     def give(self, cpu: int, index: int, evidence: Evidence) -> None:
         self.owner[index] = cpu
-        self.evidence[cpu] = [evidence]
+        self.evidence.setdefault(cpu, [evidence])
 
     def is_free(self, cpu: int) -> bool:
-        """Whether the CPU may still get a note: its buffer does not tell, and it has none yet."""
+        """Whether the CPU may still get a note: its buffer does not tell, and it has none yet. A hypervisor notes
+        every CPU, whatever its buffer says.
+        """
+        if self.after_crash:
+            return cpu in self.states and cpu not in self.owner.values()
         return self.states.get(cpu) in _SCARCE and cpu not in self.evidence
 
 
@@ -159,15 +164,19 @@ def assign_notes(
     online: frozenset[int] | None,
     present: frozenset[int] | None,
     witness: Witness,
+    after_crash: bool = False,
 ) -> NoteMap:
     """Decides for every CPU of ``buffers`` (the possible ones) whether it saved a note and which one it is.
 
     ``online`` and ``present`` are ``None`` where the masks cannot be read: then every possible CPU counts.
+    ``after_crash``: the file's notes are a hypervisor's, one for every CPU, taken after the crash; what a CPU saved by
+    itself goes before.
     """
     possible = frozenset(buffers)
     online = possible if online is None else online
     judged = {cpu: judge_buffer(arch, byte_order, buffer, online=cpu in online) for cpu, buffer in buffers.items()}
     decision = _Decision({cpu: found.state for cpu, found in judged.items()}, {note.index: note for note in notes})
+    decision.after_crash = after_crash
     from_buffer = _decide_by_content(decision, judged)
     _doubt_assumed_zeros(decision, buffers)
     _find_not_populated(decision)
@@ -215,7 +224,7 @@ def _doubt_assumed_zeros(decision: _Decision, buffers: Mapping[int, Buffer]) -> 
     """If the file holds a note that no readable buffer has, an empty buffer on a page that was left out proves
     nothing.
     """
-    if len(decision.owner) == len(decision.notes):
+    if decision.after_crash or len(decision.owner) == len(decision.notes):
         return
     for cpu, buffer in buffers.items():
         if buffer.assumed_zero and decision.states[cpu] in (NoteState.NOT_SAVED, NoteState.OFFLINE):
@@ -291,7 +300,9 @@ def _candidates(decision: _Decision, online: frozenset[int], present: frozenset[
     ones.
     """
     populated = all(state is not NoteState.NOT_POPULATED for state in decision.states.values())
-    pools: Iterable[Iterable[int]] = (online,) if populated else (present, decision.states)
+    pools: Iterable[Iterable[int]] = (online,)
+    if decision.after_crash or not populated:
+        pools = (present, decision.states)
     return [sorted(cpu for cpu in pool if decision.is_free(cpu)) for pool in pools]
 
 
@@ -322,7 +333,7 @@ def _confirm(decision: _Decision, sayings: Mapping[int, Mapping[Evidence, int]])
     for index, cpu in sorted(decision.owner.items()):
         given = decision.evidence[cpu]
         rank = _WITNESSES.index(given[0]) if given[0] in _WITNESSES else -1
-        if given[0] is Evidence.NOTE_ORDER:
+        if given[0] is Evidence.NOTE_ORDER or (decision.after_crash and given[0] is Evidence.CRASH_NOTES):
             continue
         for evidence in _WITNESSES[rank + 1 :]:
             said = sayings[index].get(evidence)
@@ -340,7 +351,7 @@ def _cpus(decision: _Decision, from_buffer: Mapping[int, FileNote]) -> dict[int,
     index_of = {cpu: index for index, cpu in decision.owner.items()}
     found = {}
     for cpu, state in sorted(decision.states.items()):
-        index = index_of.get(cpu)
+        index = None if cpu in from_buffer else index_of.get(cpu)
         note = decision.notes[index] if index is not None else from_buffer.get(cpu)
         evidence = tuple(decision.evidence.get(cpu, ()))
         found[cpu] = CpuNoteMap(state) if note is None else CpuNoteMap(state, index, evidence, note.pid, note.registers)

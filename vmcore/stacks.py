@@ -11,6 +11,7 @@ from crashbeam.vmcore.arch.architecture import StackArray
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_CPUS
+from crashbeam.vmcore.paca import read_stack_ends
 from crashbeam.vmcore.tasks import CurrentTask
 
 _PAIR = ("hardirq_ctx", "softirq_ctx")
@@ -60,6 +61,9 @@ def find_stacks(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> dict
         for cpu, low in _read_bases(kernel, array, tuple(tasks)).items():
             if low not in taken:
                 found[cpu].append(Stack(array.kind, low, low + size))
+    if kernel.arch.paca_stacks:
+        for cpu, stacks in found.items():
+            stacks += [Stack(kind, end - size, end) for kind, end in read_stack_ends(kernel, cpu)]
     return {cpu: tuple(stacks) for cpu, stacks in found.items()}
 
 

@@ -8,6 +8,8 @@ from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import TaskFoundBy
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
+from crashbeam.vmcore.paca import cpu_of_paca, read_current
+from crashbeam.vmcore.registers import Registers
 
 _COMM_BYTES = 16
 """TASK_COMM_LEN (include/linux/sched.h)."""
@@ -25,14 +27,36 @@ class CurrentTask:
 
 
 def read_current_task(kernel: Kernel, cpu: int, *, online: bool) -> CurrentTask | None:
-    """``rq->curr`` of the CPU's run queue; for an offline CPU that is its idle task. ``None`` if it cannot be read."""
+    """``rq->curr`` of the CPU's run queue; for an offline CPU that is its idle task. Where the run queue cannot be
+    read, the PACA tells. ``None`` if neither does.
+    """
+    found_by = TaskFoundBy.RUN_QUEUE if online else TaskFoundBy.IDLE_TASK
     try:
         queue = kernel.per_cpu(kernel.address_of("runqueues"), cpu)
         address = kernel.memory.word(queue + kernel.field("rq", "curr").offset)
     except VmcoreError:
-        return None
-    found_by = TaskFoundBy.RUN_QUEUE if online else TaskFoundBy.IDLE_TASK
+        address, found_by = _read_current_of_paca(kernel, cpu), TaskFoundBy.PACA
     return read_task(kernel, address, found_by) if address else None
+
+
+def _read_current_of_paca(kernel: Kernel, cpu: int) -> int:
+    if kernel.arch.paca_register is None:
+        return 0
+    try:
+        return read_current(kernel, cpu)
+    except VmcoreError:
+        return 0
+
+
+def current_of_registers(kernel: Kernel, registers: Registers) -> int | None:
+    """The task that a kernel context's own registers name: in a register, or in the PACA of one."""
+    arch = kernel.arch
+    if arch.task_register is not None:
+        return registers.words[arch.task_register]
+    if arch.paca_register is None:
+        return None
+    cpu = cpu_of_paca(kernel, registers.words[arch.paca_register])
+    return None if cpu is None else _read_current_of_paca(kernel, cpu) or None
 
 
 def read_task(kernel: Kernel, address: int, found_by: TaskFoundBy) -> CurrentTask:

@@ -9,24 +9,20 @@ every step ends in a frame or in one stop reason.
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import ExceptionFrame, Frame
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.arch import find_return_address
-from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE, Architecture
+from crashbeam.vmcore.arch.architecture import Architecture
 from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES, ReturnAddress
 from crashbeam.vmcore.errors import VmcoreError
+from crashbeam.vmcore.firmware import FirmwareAreas, kernel_address
 from crashbeam.vmcore.limits import MAX_FRAMES
 from crashbeam.vmcore.memory import KernelMemory
 from crashbeam.vmcore.modules import Function, Text
+from crashbeam.vmcore.registers import REGISTER_COUNT, Registers, decode_registers, name_registers
 from crashbeam.vmcore.stacks import Stack, stack_of
 
-_STACK_POINTER, _NIP, _MSR, _ORIG_R3, _LR, _TRAP = 1, 32, 33, 34, 36, 40
-"""Places of registers in ``pt_regs`` and ``pr_reg`` (asm/ptrace.h, the same on 32 and 64 bit)."""
-_REGISTER_COUNT = 44
 _THREAD_STARTS = ("start_kernel_thread", "ret_from_")
 _LIVE_LR = ReturnAddress(has_frame=False, in_lr=True, in_slot=False)
 COMPLETE_STOPS = frozenset(
@@ -42,59 +38,6 @@ COMPLETE_STOPS = frozenset(
 NO_STACK = StackRecord(frames=(), stop_reason=None, recovered=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Registers:
-    """The 44 registers of a context, in the order of ``pt_regs``."""
-
-    words: tuple[int, ...]
-
-    @property
-    def nip(self) -> int:
-        """The next instruction."""
-        return self.words[_NIP]
-
-    @property
-    def stack_pointer(self) -> int:
-        """r1."""
-        return self.words[_STACK_POINTER]
-
-    @property
-    def lr(self) -> int:
-        """The link register."""
-        return self.words[_LR]
-
-    @property
-    def trap(self) -> int:
-        """The vector that was taken; 0 in registers that the kernel saved by itself."""
-        return self.words[_TRAP]
-
-    @property
-    def is_user(self) -> bool:
-        """Whether a user process was running (MSR[PR])."""
-        return bool(self.words[_MSR] & MSR_PROBLEM_STATE)
-
-    @property
-    def is_self_saved(self) -> bool:
-        """Whether ``ppc_save_regs`` made them: it zeroes trap and orig_gpr3, which no exception does."""
-        return self.words[_TRAP] == 0 and self.words[_ORIG_R3] == 0
-
-
-def decode_registers(arch: Architecture, byte_order: str, data: bytes, offset: int = 0) -> Registers:
-    """The registers at ``offset`` of a note's descriptor or of a ``pt_regs``."""
-    letter = "I" if arch.word_bytes == 4 else "Q"
-    order = ">" if byte_order == "big" else "<"
-    return Registers(struct.unpack_from(f"{order}{_REGISTER_COUNT}{letter}", data, offset))
-
-
-def name_registers(arch: Architecture, registers: Registers) -> dict[str, str]:
-    """The registers as they stand in a report: lower-case hex by name."""
-    size = arch.word_bytes
-    letter = "I" if size == 4 else "Q"
-    text = struct.pack(f">{_REGISTER_COUNT}{letter}", *registers.words).hex()
-    step = 2 * size
-    return {name: text[place * step : (place + 1) * step] for place, name in enumerate(arch.registers)}
-
-
 class _EndOfWalkError(Exception):
     """The walk is over, for this reason."""
 
@@ -106,8 +49,9 @@ class _EndOfWalkError(Exception):
 class Unwinder:
     """Unwinds the stacks of one dump; what it learns of a function's code serves all of them."""
 
-    def __init__(self, memory: KernelMemory, arch: Architecture, text: Text) -> None:
+    def __init__(self, memory: KernelMemory, arch: Architecture, text: Text, firmware: FirmwareAreas) -> None:
         self.memory = memory
+        self.firmware = firmware
         self.arch = arch
         self.text = text
         self.quirks: set[str] = set()
@@ -135,7 +79,7 @@ class Unwinder:
         if answer is None:
             code = self.memory.read_code(function.start, min(function.end - function.start, MAX_FUNCTION_BYTES))
             index = (nip - function.start) // 4
-            answer = self._answers[key] = find_return_address(self.arch.word_bytes, self.memory.byte_order, code, index)
+            answer = self._answers[key] = find_return_address(self.arch.name, code, index)
         return answer
 
     def call_before(self, address: int) -> int | None:
@@ -181,6 +125,7 @@ class _Walk:
         self._memory = unwinder.memory
         self._arch = unwinder.arch
         self._text = unwinder.text
+        self._firmware = unwinder.firmware
         self._stacks = stacks
         self._function: Function | None = None
         self._contexts: set[int] = set()
@@ -191,6 +136,7 @@ class _Walk:
         while True:
             below = len(self.frames)
             self._add_context(registers, trust, exception)
+            self._check_stack_pointer(registers)
             found = self._exception_at(registers.stack_pointer)
             if found is None:
                 found = self._follow_chain(registers, is_first=below == 0)
@@ -203,10 +149,30 @@ class _Walk:
             self._function = None
             self._add(registers.nip, registers.stack_pointer, trust, exception)
             raise _EndOfWalkError(StopReason.USER_MODE)
-        self._function = self._text.function_at(registers.nip)
-        self._add(registers.nip, registers.stack_pointer, trust, exception)
+        place = kernel_address(self._arch, registers, registers.nip)
+        self._function = None if self._firmware.is_firmware(registers) else self._text.function_at(place)
+        self._add(registers.nip, registers.stack_pointer, trust, exception, place=place)
 
-    def _add(self, address: int, stack_pointer: int, trust: Trust, exception: ExceptionFrame | None = None) -> None:
+    def _check_stack_pointer(self, registers: Registers) -> None:
+        """Ends the walk of a kernel context that is not on a kernel stack: in firmware, or not yet off the user's."""
+        stack_pointer = registers.stack_pointer
+        if stack_pointer >= self._arch.lowest_kernel_address:
+            return
+        if self._firmware.holds(stack_pointer):
+            raise _EndOfWalkError(StopReason.FIRMWARE)
+        is_entry = self._text.is_vector(kernel_address(self._arch, registers, registers.nip))
+        raise _EndOfWalkError(StopReason.VECTOR_ENTRY if is_entry else StopReason.LEFT_KNOWN_STACKS)
+
+    def _add(
+        self,
+        address: int,
+        stack_pointer: int,
+        trust: Trust,
+        exception: ExceptionFrame | None = None,
+        *,
+        place: int | None = None,
+    ) -> None:
+        """Adds a frame; ``place`` is the kernel's own address of a physical one."""
         if len(self.frames) >= MAX_FRAMES:
             raise _EndOfWalkError(StopReason.LIMIT)
         function, hexadecimal = self._function, self._arch.hexadecimal
@@ -217,7 +183,7 @@ class _Walk:
                 stack_pointer=hexadecimal(stack_pointer),
                 address=hexadecimal(address),
                 symbol=function.name if function else None,
-                offset=address - function.start if function and function.name else None,
+                offset=(address if place is None else place) - function.start if function and function.name else None,
                 module=function.module if function else None,
                 trust=trust,
                 may_have_returned=False,
@@ -244,7 +210,7 @@ class _Walk:
         for marker_at, registers_at in arch.exception_places:
             if memory.word(stack_pointer + marker_at) not in arch.markers:
                 continue
-            data = memory.read(stack_pointer + registers_at, _REGISTER_COUNT * arch.word_bytes)
+            data = memory.read(stack_pointer + registers_at, REGISTER_COUNT * arch.word_bytes)
             registers = decode_registers(arch, memory.byte_order, data)
             same_stack_pointer = memory.word(stack_pointer) == registers.stack_pointer
             if same_stack_pointer and arch.vector_name(registers.trap) is not None:
@@ -279,7 +245,11 @@ class _Walk:
             stack_pointer = self._next(stack_pointer)
         if answer.in_lr or not answer.in_slot:
             address = registers.lr if answer.in_register is None else registers.words[answer.in_register]
-            self._add_caller(address, stack_pointer, Trust.LINK_REGISTER)
+            if self._firmware.is_firmware(registers) and self._firmware.holds(address):
+                # A call inside firmware: r1 is still that of the kernel's call.
+                return stack_pointer
+            place = kernel_address(self._arch, registers, address)
+            self._add_caller(address, stack_pointer, Trust.LINK_REGISTER, place=place)
         else:
             self._add_caller(self._saved_lr(stack_pointer), stack_pointer, Trust.BACK_CHAIN)
         return stack_pointer
@@ -290,7 +260,8 @@ class _Walk:
             return _LIVE_LR
         if self._function is None:
             return _LIVE_LR
-        return self._unwinder.return_address(self._function, registers.nip)
+        place = kernel_address(self._arch, registers, registers.nip)
+        return self._unwinder.return_address(self._function, place)
 
     def _belongs_to_lr(self, registers: Registers) -> bool:
         """Whether ``ppc_save_regs`` stored r1 of its caller's caller, as kernels before 6.5 do.
@@ -365,20 +336,24 @@ class _Walk:
     def _saved_lr(self, stack_pointer: int) -> int:
         return self._memory.word(stack_pointer + self._arch.lr_slot)
 
-    def _add_caller(self, address: int, stack_pointer: int, trust: Trust) -> None:
-        """Adds the frame of a return address, looked up at its call; raises ``_EndOfWalkError`` where it is none."""
-        call = self._unwinder.call_before(address)
-        is_freed = self._text.is_freed_text(address - 4)
-        function = self._text.function_at(address - 4 if call is not None or is_freed else address)
+    def _add_caller(self, address: int, stack_pointer: int, trust: Trust, *, place: int | None = None) -> None:
+        """Adds the frame of a return address, looked up at its call; raises ``_EndOfWalkError`` where it is none.
+
+        ``place`` is the kernel's own address of a physical one.
+        """
+        place = address if place is None else place
+        call = self._unwinder.call_before(place)
+        is_freed = self._text.is_freed_text(place - 4)
+        function = self._text.function_at(place - 4 if call is not None or is_freed else place)
         is_bottom = self._memory.word(stack_pointer) == 0
-        if is_bottom and not self._is_called(address, call):
+        if is_bottom and not self._is_called(place, call):
             raise _EndOfWalkError(self._end_of_stack())
         if function is None:
             raise _EndOfWalkError(StopReason.NOT_CODE)
-        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(address, call, directly=True):
+        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(place, call, directly=True):
             raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         self._function = function
-        self._add(address, stack_pointer, trust)
+        self._add(address, stack_pointer, trust, place=place)
 
     def _is_called(self, address: int, call: int | None, *, directly: bool = False) -> bool:
         """Whether the call before ``address`` leads to the function below: by its target, or through a register."""

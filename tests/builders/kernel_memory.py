@@ -9,6 +9,7 @@ from crashbeam.vmcore.arch.architecture import LinearMap
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.containers import ContainerFacts
 from crashbeam.vmcore.errors import PageError, PageStatus, TranslationError
+from crashbeam.vmcore.firmware import FirmwareAreas
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import Budget
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
@@ -160,7 +161,7 @@ class MadeUpKernel:
     def unwinder(self, walk: Callable[[int], int] | None = None) -> Unwinder:
         """An unwinder of this kernel."""
         kernel = self.kernel(walk)
-        return Unwinder(kernel.memory, PPC32, Text(kernel))
+        return Unwinder(kernel.memory, PPC32, Text(kernel), FirmwareAreas(kernel))
 
 
 @dataclass(frozen=True, slots=True)

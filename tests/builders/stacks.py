@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from crashbeam.schemas.codes import StackKind, SymbolLayouts, SymbolNames
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.errors import TranslationError
+from crashbeam.vmcore.firmware import FirmwareAreas
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import Budget
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 from crashbeam.vmcore.modules import Text
+from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.layouts import StructLayout
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
-from crashbeam.vmcore.unwind import Registers, Unwinder
+from crashbeam.vmcore.unwind import Unwinder
 from tests.builders.instructions import BCTRL, BLR, NOP, bl, mflr, stw, stwu
 from tests.builders.kernel_memory import FakeContainer, container_facts
 
@@ -82,7 +84,7 @@ class Made:
         physical = PhysicalMemory(FakeContainer(container_facts(), self.pages), Budget())
         memory = KernelMemory(physical, _translate, word_bytes=4, byte_order="big")
         kernel = Kernel(memory, _profile(), PPC32)
-        return Unwinder(memory, PPC32, Text(kernel))
+        return Unwinder(memory, PPC32, Text(kernel), FirmwareAreas(kernel))
 
 
 def registers(

@@ -10,10 +10,17 @@ from typing import Protocol
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.instructions import Instruction
+from crashbeam.vmcore.containers import ByteOrder
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 
 MSR_PROBLEM_STATE = 0x4000
 """MSR[PR]: the registers are a user process'. The same bit in every PowerPC (Power ISA book III, MSR)."""
+MSR_INSTRUCTION_RELOCATE = 0x20
+"""MSR[IR]: instruction addresses are translated (BookE: the address space)."""
+
+
+MSR_LITTLE_ENDIAN = 0x1
+"""MSR[LE]: 64-bit kernels run in either byte order."""
 
 
 class Layouts(Protocol):
@@ -56,6 +63,14 @@ class StackArray:
 
 
 @dataclass(frozen=True, slots=True)
+class Firmware:
+    """A variable that says where firmware lies: a struct with ``base`` and ``size``, physical addresses."""
+
+    variable: str
+    struct: str
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """One PowerPC architecture (``reference``: Linux arch/powerpc, asm/ptrace.h, asm/elf.h, the ELF ABI supplements).
 
@@ -63,10 +78,15 @@ class Architecture:
     ``exception_places`` are (marker, pt_regs) offsets from an exception frame's stack pointer; ``switch_offsets`` how
     far below the end of an interrupt stack its first frame lies. ``vectors`` has names by trap word, raw words before
     masked ones.
+
+    A kernel knows its CPU by the current task in ``task_register`` or by the PACA in ``paca_register``; ``paca_stacks``
+    are members of a PACA that point to the highest addresses of stacks. Addresses below ``lowest_kernel_address`` are a
+    user's, or those of real mode, where they mean the linear map's memory.
     """
 
     name: str
     word_bytes: int
+    byte_order: ByteOrder
     notes: Mapping[int, NoteFormat]
     kernel_note_bytes: int
     registers: tuple[str, ...]
@@ -82,7 +102,11 @@ class Architecture:
     find_linear_map: Callable[[PhysicalMemory, Sequence[tuple[int, bytes]]], LinearMap | None]
     bound_linear_map: Callable[[LinearMap, Layouts, KernelMemory], LinearMap]
     page_walk: Callable[[LinearMap, Layouts, KernelMemory, int], Callable[[int], int] | None]
-    task_register: int
+    task_register: int | None
+    paca_register: int | None = None
+    paca_stacks: tuple[tuple[str, StackKind], ...] = ()
+    lowest_kernel_address: int = 0
+    firmware: tuple[Firmware, ...] = ()
 
     def vector_name(self, trap: int) -> str | None:
         """The exception's name of a trap word, or ``None`` for one that the architecture does not have."""

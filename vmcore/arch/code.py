@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, signed
+from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, prefixed_writes, signed
+from crashbeam.vmcore.arch.jump_tables import find_jump_tables
 
 LR = 1 << 32
 """The bit of LR in a set of holders; bit n is GPR n."""
@@ -67,6 +68,7 @@ class State:
 
 
 ENTRY = State()
+NO_LR_SAVERS = range(0)
 _UNKNOWN_FRAME = 16
 """Depth that stands for a frame of unknown size."""
 
@@ -75,13 +77,23 @@ class Flow:
     """The data flow of one function: ``words`` from its symbol to the next one.
 
     ``slot_offset`` is the place of the LR save word in a frame (4, 64 bit: 16), ``decode`` the decoder of the word
-    size.
+    size. ``lr_savers`` are the routines that store r0 into that word for a caller which has no frame yet
+    (``_savegpr0_14`` to ``_savegpr0_31``, one instruction each; 64-bit ELF ABI supplement, "register saving and
+    restoring functions"): their places in words from the function's start.
     """
 
-    def __init__(self, words: Sequence[int], slot_offset: int, decode: Callable[[int], Instruction]) -> None:
+    def __init__(
+        self,
+        words: Sequence[int],
+        slot_offset: int,
+        decode: Callable[[int], Instruction],
+        lr_savers: range = NO_LR_SAVERS,
+    ) -> None:
         self._words = words[: MAX_FUNCTION_BYTES // 4]
         self._slot_offset = slot_offset
         self._decode = decode
+        self._lr_savers = lr_savers
+        self._tables = find_jump_tables(self._words)
         self._leaders = self._branch_targets()
         self._states: dict[int, tuple[Strength, State]] = {}
         self._at_tables: dict[int, State] = {}
@@ -97,20 +109,21 @@ class Flow:
         found = self._states.get(index)
         if found:
             return _answer(found[1])
-        everywhere = Flow(self._words, self._slot_offset, self._decode).at_all()
+        everywhere = Flow(self._words, self._slot_offset, self._decode, self._lr_savers).at_all()
         return everywhere[index] or _answer(self._unreached(index))
 
     def at_all(self) -> list[ReturnAddress | None]:
         """What is known before every instruction (for tests against call frame information)."""
         self._leaders.update(range(len(self._words)))
         self._run(0, ENTRY)
+        data = self._data()
         for index in range(len(self._words)):
-            if index not in self._states and self._decode(self._words[index]) is not PADDING:
+            if index not in self._states and index not in data and self._decode(self._words[index]) is not PADDING:
                 self._run(index, self._unreached(index), Strength.AFTER_CALL)
         return [_answer(self._states[index][1]) if index in self._states else None for index in range(len(self._words))]
 
     def _branch_targets(self) -> set[int]:
-        leaders = {0}
+        leaders = {0}.union(*(table.targets for table in self._tables.values()))
         count = len(self._words)
         for index, word in enumerate(self._words):
             primary = word >> 26
@@ -120,6 +133,14 @@ class Flow:
                 if 0 <= target < count:
                     leaders.add(target)
         return leaders
+
+    def _data(self) -> set[int]:
+        """The words that are no instruction: jump tables, and the second words of prefixed instructions."""
+        data = {index for table in self._tables.values() for index in table.words}
+        for index, word in enumerate(self._words[:-1]):
+            if index not in data and self._decode(word).kind is Kind.PREFIX:
+                data.add(index + 1)
+        return data
 
     def _run(self, index: int, state: State, strength: Strength = Strength.NORMAL) -> None:
         pending = self._pending
@@ -152,7 +173,7 @@ class Flow:
         pending = self._pending
         normal, after_call, after_trap = pending[2 if strength else 0], pending[min(strength, 1)], pending[0]
         depth, slot, holders, switched = state.depth, state.slot, state.holders, state.switched
-        slot_offset, count, start = self._slot_offset, len(words), index
+        slot_offset, lr_savers, count, start = self._slot_offset, self._lr_savers, len(words), index
         only_padding = strength < Strength.NORMAL
         while index < count:
             if index != start and index in leaders:
@@ -167,12 +188,15 @@ class Flow:
                 target = index + (step.value >> 2)
                 if not step.base and 0 <= target < count:
                     normal.append((target, State(depth, slot, holders, switched)))
-                elif depth or not holders & LR:
+                elif depth or not (holders & LR or (slot and lr_savers)):
                     self._oddities += 1
                 if kind is Kind.BRANCH:
                     return
             elif kind is Kind.CALL:
-                if not (depth == 0 and not switched and index < _PROLOGUE_WORDS and holders & 1):
+                if lr_savers and index + (step.value >> 2) in lr_savers:
+                    slot = bool(holders & 1)
+                    holders &= ~LR
+                elif not (depth == 0 and not switched and index < _PROLOGUE_WORDS and holders & 1):
                     holders &= ~(LR | _VOLATILE)
                 after_call.append((index + 1, State(depth, slot, holders, switched)))
                 leaders.add(index + 1)
@@ -211,9 +235,15 @@ class Flow:
                 after_trap.append((index + 1, State(depth, slot, holders, switched)))
                 leaders.add(index + 1)
                 return
+            elif kind is Kind.PREFIX:
+                index += 1
+                holders &= ~prefixed_writes(words[index - 1], words[index] if index < count else 0)
             else:
                 if kind is Kind.LEAVE:
                     self._oddities += bool(depth or not holders & LR)
+                elif index in self._tables:
+                    before = State(depth, slot, holders, switched)
+                    normal.extend([(target, before) for target in self._tables[index].targets])
                 else:
                     self._at_tables[index] = State(depth, slot, holders, switched)
                 return
@@ -247,6 +277,7 @@ class Flow:
     def _contradictions(self, index: int, state: State) -> int:
         probe = Flow.__new__(Flow)
         probe._words, probe._slot_offset, probe._decode = self._words, self._slot_offset, self._decode
+        probe._tables, probe._lr_savers = self._tables, self._lr_savers
         probe._leaders, probe._at_tables, probe._pending = self._leaders, {}, ([], [], [])
         probe._states, probe._oddities = {}, 0
         known, wrong = self._states, 0

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     TO_LR = 14
     STORE = 15
     LOAD = 16
+    PREFIX = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Instruction:
 
 _PLAIN = tuple(Instruction(Kind.PLAIN, 1 << register) for register in range(32))
 _NOTHING = Instruction(Kind.PLAIN)
+_PREFIX = Instruction(Kind.PREFIX)
 PADDING = Instruction(Kind.PLAIN, 0, 0)
 """``nop``: told apart by identity, since compilers align with it what no edge reaches."""
 
@@ -64,10 +66,11 @@ _UPDATES_RA = _opcodes("stwu 37, stbu 39, sthu 45, lfsu 49, lfdu 51, stfsu 53, s
 
 _EXTENDED_WRITES_RA = _opcodes(
     """
-    slw 24, cntlzw 26, sld 27, and 28, cntlzd 58, andc 60, popcntb 122, nor 124, prtyw 154, brw 155, prtyd 186, brd 187,
-    brh 219, bpermd 252, cdtbcd 282, eqv 284, cbcdtd 314, xor 316, popcntw 378, orc 412, or 444, nand 476, popcntd 506,
-    cmpb 508, srw 536, cnttzw 538, srd 539, cnttzd 570, sraw 792, srad 794, srawi 824, sradi 826 827, extswsli 890 891,
-    extsh 922, extsb 954, extsw 986
+    slw 24, cntlzw 26, sld 27, and 28, mfvsrd 51, cntlzd 58, cntlzdm 59, andc 60, mfvsrwz 115, popcntb 122, nor 124,
+    prtyw 154, brw 155, pdepd 156, prtyd 186, brd 187, pextd 188, brh 219, cfuged 220, bpermd 252, cdtbcd 282, eqv 284,
+    mfvsrld 307, cbcdtd 314, xor 316, popcntw 378, orc 412, or 444, nand 476, popcntd 506, cmpb 508, srw 536, cnttzw
+    538, srd 539, cnttzd 570, cnttzdm 571, sraw 792, srad 794, srawi 824, sradi 826 827, extswsli 890 891, extsh 922,
+    extsb 954, extsw 986
     """
 )
 _EXTENDED_UPDATES = _opcodes("stdux 181, stwux 183, stbux 247, sthux 439, lfsux 567, lfdux 631, stfsux 695, stfdux 759")
@@ -81,17 +84,48 @@ _EXTENDED_WRITES_NOTHING = _opcodes(
     tlbsx 914, slbmte 402, slbie 434, slbia 498, stdx 149, stwcx 150, stwx 151, stdcx 214, stbx 215, sthx 407,
     stdbrx 660, stswx 661, stwbrx 662, stbcx 694, stswi 725, sthcx 726, sthbrx 918, lfsx 535, lfdx 599, lfiwax 855,
     lfiwzx 887, stfsx 663, stfdx 727, stfiwx 983, lvebx 7, lvehx 39, lvewx 71, lvx 103, lvxl 359, stvebx 135, stvehx
-    167, stvewx 199, stvx 231, stvxl 487
+    167, stvewx 199, stvx 231, stvxl 487, lvsl 6, lvsr 38, lfdpx 791, stfdpx 919, stqcx 182, stwat 710, stdat 742,
+    stwcix 917, sthcix 949, stbcix 981, stdcix 1013, lxsiwzx 12, lxsiwax 76, lxvrbx 13, lxvrhx 45, lxvrwx 77, lxvrdx
+    109, lxvx 268 300, lxvl 269, lxvll 301, lxvdsx 332, lxvpx 333, lxvwsx 364, lxsspx 524, lxsdx 588, lxvw4x 780,
+    lxsibzx 781, lxvh8x 812, lxsihzx 813, lxvd2x 844, lxvb16x 876, stxsiwx 140, stxvrbx 141, stxvrhx 173, stxvrwx 205,
+    stxvrdx 237, stxvx 396, stxvl 397, stxvll 429, stxvpx 461, stxsspx 652, stxsdx 716, stxvw4x 908, stxsibx 909,
+    stxvh8x 940, stxsihx 941, stxvd2x 972, stxvb16x 1004, mtvsrd 179, mtvsrwa 211, mtvsrwz 243, mtvsrws 403, mtvsrdd
+    435, mcrxrx 576, tbegin 654, tend 686, tcheck 718, tsr 750, tabort 910, tabortwc 782, tabortdc 814, tabortwci 846,
+    tabortdci 878, treclaim 942, trechkpt 1006, clrbhrb 430, slbsync 338, slbieg 466, slbiag 850, copy 774, cpabort 838,
+    paste 902, msgsync 886, hashstp 658, hashchkp 690, hashst 722, hashchk 754, dss 822, dst 342, dstst 374
     """
 )
 """Extended opcodes of primary opcode 31; what stands in no table writes RT."""
 
 _TO_REGISTER = _opcodes("bclr 16, bctr 528, bctar 560")
 _FROM_INTERRUPT = _opcodes("rfid 18, rfmci 38, rfdi 39, rfi 50, rfci 51, rfscv 82, hrfid 274")
+_ADDPCIS = 2
+"""The extended opcode of ``addpcis``, of five bits: the immediate fills the others."""
 _ALWAYS = 0x02800000
 """BO of a branch that is taken whatever CR and CTR are."""
 _LR_OPERAND, _OPERAND_MASK = 0x80000, 0x1FF800
 """SPR 8 in the field of ``mtspr`` and ``mfspr``, whose halves are swapped."""
+
+
+_VECTOR_WRITES_RT = _opcodes(
+    """
+    vgnb 1228, vextublx 1549, vextuhlx 1613, vextuwlx 1677, vextubrx 1805, vextuhrx 1869, vextuwrx 1933
+    """
+)
+_VECTOR_FIELD_WRITES_RT = {1538: range(2), 1602: range(8, 32)}
+"""Extended opcodes of primary opcode 4 that write a general register: some only with these values in the field of VRA
+(``vclzlsbb``, ``vctzlsbb``; ``vextractbm`` to ``vextractqm``, ``vcntmbb`` to ``vcntmbd``).
+"""
+_MULTIPLY_ADD = _opcodes("maddhd 48, maddhdu 49, maddld 51")
+
+_PREFIXED_WRITES_RT = (
+    _opcodes("plwa 41, pld 57"),
+    frozenset[int](),
+    _opcodes("paddi 14, plwz 32, plbz 34, plhz 40, plha 42"),
+)
+_PLQ = 56
+_LQARX, _VSX_EXTRACT = 276, 347
+"""``lqarx``, which writes two registers; ``xsxexpdp`` and ``xsxsigdp``."""
 
 
 def signed(value: int, bits: int) -> int:
@@ -128,7 +162,7 @@ def _decode_extended(word: int, target: int, source: int) -> Instruction:
 def _decode_branch(word: int, primary: int) -> Instruction:
     if primary == 18:
         if word & 1:
-            return Instruction(Kind.CALL)
+            return Instruction(Kind.CALL, value=signed(word & 0x3FFFFFC, 26))
         return Instruction(Kind.BRANCH, value=signed(word & 0x3FFFFFC, 26), base=word & 2)
     if primary == 16:
         if word & 1:
@@ -136,6 +170,8 @@ def _decode_branch(word: int, primary: int) -> Instruction:
         always = word & _ALWAYS == _ALWAYS
         return Instruction(Kind.BRANCH if always else Kind.CONDITIONAL, value=signed(word & 0xFFFC, 16), base=word & 2)
     extended = (word >> 1) & 0x3FF
+    if extended & 31 == _ADDPCIS:
+        return _PLAIN[(word >> 21) & 31]
     if extended in _FROM_INTERRUPT:
         return Instruction(Kind.LEAVE)
     if extended not in _TO_REGISTER:
@@ -187,3 +223,67 @@ def decode_32(word: int) -> Instruction:
             return Instruction(Kind.LOAD_STACK, 2, value=displacement)
         return Instruction(Kind.LOAD, 1 << target, target, value=displacement)
     return _decode_common(word) or _NOTHING
+
+
+@lru_cache(maxsize=1 << 16)
+def decode_64(word: int) -> Instruction:
+    """A word of 64-bit code: frames are made by ``stdu``, LR goes through ``std`` and ``ld``.
+
+    The first word of a prefixed instruction is of kind PREFIX: what it does is known with the second (``decode_prefixed``).
+    """
+    primary = word >> 26
+    target, source = (word >> 21) & 31, (word >> 16) & 31
+    if primary == 62:
+        return _decode_store_64(word, target, source)
+    if primary == 58:
+        return _decode_load_64(word, target, source)
+    if primary == 4:
+        return _PLAIN[target] if _is_vector_to_register(word, source) else _NOTHING
+    if primary == 1:
+        return _PREFIX
+    if primary == 2:
+        return Instruction(Kind.TRAP) if target == 31 else _NOTHING
+    if primary == 56 or primary == 31 and (word >> 1) & 0x3FF == _LQARX:
+        return Instruction(Kind.PLAIN, 3 << (target & 30))
+    if primary == 60 and (word >> 2) & 0x1FF == _VSX_EXTRACT and source < 2:
+        return _PLAIN[target]
+    return _decode_common(word) or _NOTHING
+
+
+def _decode_store_64(word: int, target: int, source: int) -> Instruction:
+    displacement = signed(word & 0xFFFC, 16)
+    if word & 3 == 0:
+        return Instruction(Kind.STORE, 0, target, value=displacement) if source == 1 else _NOTHING
+    if word & 3 != 1:
+        return _NOTHING
+    if target != 1:
+        return _PLAIN[source]
+    return Instruction(Kind.ALLOCATE, value=-displacement) if source == 1 else Instruction(Kind.SWITCH, 1 << source)
+
+
+def _decode_load_64(word: int, target: int, source: int) -> Instruction:
+    displacement = signed(word & 0xFFFC, 16)
+    if word & 3 == 1:
+        return Instruction(Kind.PLAIN, 1 << target | 1 << source)
+    if word & 3 or source != 1:
+        return _PLAIN[target]
+    if target == 1:
+        return Instruction(Kind.LOAD_STACK, 2, value=displacement)
+    return Instruction(Kind.LOAD, 1 << target, target, value=displacement)
+
+
+def _is_vector_to_register(word: int, field: int) -> bool:
+    extended = word & 0x7FF
+    return (
+        word & 0x3F in _MULTIPLY_ADD
+        or extended in _VECTOR_WRITES_RT
+        or field in _VECTOR_FIELD_WRITES_RT.get(extended, ())
+    )
+
+
+def prefixed_writes(prefix: int, suffix: int) -> int:
+    """The GPRs (a mask) that a prefixed instruction writes."""
+    form, primary, target = (prefix >> 24) & 3, suffix >> 26, (suffix >> 21) & 31
+    if form == 0 and primary == _PLQ:
+        return 3 << (target & 30)
+    return 1 << target if form < 3 and primary in _PREFIXED_WRITES_RT[form] else 0

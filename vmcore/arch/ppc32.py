@@ -193,6 +193,7 @@ def page_walk(
 PPC32 = Architecture(
     name="ppc32",
     word_bytes=4,
+    byte_order="big",
     notes={268: NoteFormat(pid_at=24, registers_at=72), 328: NoteFormat(pid_at=32, registers_at=112)},
     kernel_note_bytes=268,
     registers=REGISTERS,
