@@ -87,6 +87,23 @@ def test_the_entry_that_a_real_e500_kernel_wrote() -> None:
     assert walk_of(kernel, family)(0xC9064123) == 0x00AFA123
 
 
+@pytest.mark.parametrize(
+    ("size_code", "size_bytes"),
+    [(0x400, 1 << 18), (0x500, 1 << 20), (0x700, 1 << 24), (0x800, 1 << 26), (0x900, 1 << 28)],
+)
+def test_a_directory_entry_of_85xx_may_be_a_large_page_itself(size_code: int, size_bytes: int) -> None:
+    """_PAGE_PSIZE of pte-e500.h: 4^n KiB, n in bits 0xf00 by two; 6.11 and later write it into the directory."""
+    kernel = MadeUpKernel()
+    PageTableWriter(kernel, FAMILIES[0])
+    entry = (0x40000000 >> 12) << 24 | size_code | 0x241055
+    for index in range(0xF0000000 >> 21, (0xF0000000 >> 21) + max(size_bytes >> 21, 1)):
+        kernel.put(DIRECTORY + index * 8, entry.to_bytes(8, "big"))
+    walk = walk_of(kernel, FAMILIES[0])
+    last = min(size_bytes, 0x10000000) - 4
+    assert walk(0xF0000000) == 0x40000000
+    assert walk(0xF0000000 + last) == 0x40000000 + last
+
+
 def test_a_directory_that_cannot_be_read_says_so() -> None:
     kernel = MadeUpKernel()
     PageTableWriter(kernel, FAMILIES[0]).map(0xF1000000, 0)
@@ -101,7 +118,7 @@ def test_a_directory_that_cannot_be_read_says_so() -> None:
         ({}, {"pgd_t": 8, "pte_t": 8}),
         ({"swapper_pg_dir": DIRECTORY}, {"pte_t": 8}),
         ({"swapper_pg_dir": DIRECTORY}, {"pgd_t": 8}),
-        ({"swapper_pg_dir": DIRECTORY}, {"pgd_t": 4, "pte_t": 16}),
+        ({"swapper_pg_dir": DIRECTORY}, {"pgd_t": 4, "pte_t": 12}),
     ],
 )
 def test_without_directory_or_sizes_there_is_no_walk(variables: dict[str, int], sizes: dict[str, int]) -> None:

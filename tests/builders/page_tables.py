@@ -62,6 +62,7 @@ FAMILIES = (
     Family("book3s, 32-bit PTE", 4096, 4, 4, 22, 1024, 0x595, 0x594, is_booke=False),
     Family("book3s, 64-bit PTE", 4096, 4, 8, 21, 512, 0x595, 0x594, is_booke=False),
     Family("8xx, 4K pages", 4096, 4, 4, 22, 1024, 0x135, 0x134, is_booke=False, directory_flags=1),
+    Family("8xx, 16K pages", 1 << 14, 4, 16, 22, 256, 0x135, 0x134, is_booke=False, directory_flags=1),
 )
 
 
@@ -81,7 +82,10 @@ class PageTableWriter:
         table = self._table_of(virtual >> family.directory_shift)
         index = (virtual >> family.page_bytes.bit_length() - 1) % family.entries
         value = family.entry(physical, family.flags if present else family.absent_flags)
-        self._kernel.put(table + index * family.entry_bytes, value.to_bytes(family.entry_bytes, "big"))
+        # 8xx with 16K pages repeats a 32-bit entry for each hardware page.
+        repeats = 4 if family.entry_bytes == 16 else 1
+        data = value.to_bytes(family.entry_bytes // repeats, "big") * repeats
+        self._kernel.put(table + index * family.entry_bytes, data)
 
     def _table_of(self, index: int) -> int:
         if index not in self._tables:

@@ -111,10 +111,12 @@ class _EntryFormat:
 
     present: int
     shift: int
+    leaf_size: int = 0
+    """Bits of a directory entry that make it a page itself, and tell how large."""
 
 
-_BOOK3E_64 = _EntryFormat(present=0x1, shift=24)
-"""85xx and BookE with 64-bit entries: PTE_RPN_SHIFT 24 (asm/nohash/pte-e500.h)."""
+_BOOK3E_64 = _EntryFormat(present=0x1, shift=24, leaf_size=0xF00)
+"""85xx and BookE with 64-bit entries: PTE_RPN_SHIFT 24, _PAGE_PSIZE_MSK 0xf00 (asm/nohash/pte-e500.h)."""
 _BOOK3E_32 = _EntryFormat(present=0x2, shift=0)
 _OTHERS = _EntryFormat(present=0x1, shift=0)
 
@@ -133,6 +135,9 @@ def _entry_format(layouts: Layouts, entry_bytes: int) -> _EntryFormat:
     return _BOOK3E_64 if entry_bytes == 8 else _BOOK3E_32
 
 
+_ENTRY_BYTES_8XX_16K = 16
+
+
 @dataclass(frozen=True, slots=True)
 class PageTables:
     """The two levels below ``swapper_pg_dir``."""
@@ -147,10 +152,14 @@ class PageTables:
 
     def translate(self, address: int) -> int:
         """The physical address of a mapped kernel address. Raises TranslationError, PageError."""
-        table_shift = self.page_shift - self.entry_bytes.bit_length() + 1 - (2 if self.page_shift == 18 else 0)
+        is_quarter = self.page_shift == 18 or self.entry_bytes == _ENTRY_BYTES_8XX_16K
+        table_shift = self.page_shift - self.entry_bytes.bit_length() + 1 - (2 if is_quarter else 0)
         directory_shift = self.page_shift + table_shift
         upper = self.directory + (address >> directory_shift) * self.directory_entry_bytes
-        pointer = self.memory.number(upper, self.directory_entry_bytes) & 0xFFFFFFFF
+        whole = self.memory.number(upper, self.directory_entry_bytes)
+        if self.directory_entry_bytes == 8 and whole & self.entry.leaf_size:
+            return self._huge(whole, address)
+        pointer = whole & 0xFFFFFFFF
         if pointer == 0:
             raise TranslationError(f"{address:08x} is not mapped", address=address)
         index = (address >> self.page_shift) & ((1 << table_shift) - 1)
@@ -162,12 +171,21 @@ class PageTables:
         frame = (value >> self.entry.shift) << 12 if self.entry.shift else value & ~page_mask
         return frame & ~page_mask | address & page_mask
 
+    def _huge(self, entry: int, address: int) -> int:
+        """A directory entry of 85xx that maps a page by itself: of 1 KiB times a power of 2 (TSIZE, 6.11)."""
+        inside = (1 << ((entry & self.entry.leaf_size) >> 7) + 10) - 1
+        return (entry >> self.entry.shift) << 12 & ~inside | address & inside
+
     def _entry(self, table: int, index: int) -> int:
-        """BookE directories hold the kernel's addresses of tables, book3s ones physical addresses."""
+        """BookE directories hold the kernel's addresses of tables, book3s ones physical addresses.
+
+        On 8xx with 16K pages an entry is four equal words (``pte_t`` of asm/pgtable-types.h): one for each hardware page.
+        """
         place = index * self.entry_bytes
+        value_bytes = 4 if self.entry_bytes == _ENTRY_BYTES_8XX_16K else self.entry_bytes
         if self.linear.start <= table < self.linear.end:
-            return self.memory.number(table + place, self.entry_bytes)
-        return int.from_bytes(self.memory.physical.read(table + place, self.entry_bytes), "big")
+            return self.memory.number(table + place, value_bytes)
+        return int.from_bytes(self.memory.physical.read(table + place, value_bytes), "big")
 
 
 def page_walk(
@@ -176,7 +194,7 @@ def page_walk(
     """A walk of the kernel's page tables, or ``None`` where the symbols do not tell their geometry."""
     directory = layouts.address_of("swapper_pg_dir")
     directory_entry_bytes, entry_bytes = layouts.size_of("pgd_t"), layouts.size_of("pte_t")
-    if directory is None or directory_entry_bytes not in (4, 8) or entry_bytes not in (4, 8):
+    if directory is None or directory_entry_bytes not in (4, 8) or entry_bytes not in (4, 8, _ENTRY_BYTES_8XX_16K):
         return None
     tables = PageTables(
         memory,
