@@ -15,6 +15,7 @@ COMMANDS = {
     "show": "Show one dump as text, or as its report.",
     "trim": "Write a small dump that gives the same report.",
     "load": "Load a finished run into a store.",
+    "symbols": "Look after the cache of kernel profiles: add, list, verify, gc.",
     "schema": "Print the JSON Schema of a record.",
 }
 

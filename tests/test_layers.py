@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("kernel", "tasks", "stacks", "modules", "paca", "firmware"),
     ("note_map", "unwind"),
     (
-        *("dump", "facts", "text", "trim"),
+        *("dump", "own_symbols", "facts", "text", "trim"),
         *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),
     ),
 )

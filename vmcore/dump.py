@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crashbeam.schemas.codes import MatchedBy, Stage, WarningCode
+from crashbeam.schemas.codes import MatchedBy, Stage, SymbolLayouts, SymbolNames, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
 from crashbeam.vmcore import stage_mark
 from crashbeam.vmcore.arch import choose_architecture
@@ -30,7 +30,7 @@ from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
 from crashbeam.vmcore.modules import Text
 from crashbeam.vmcore.note_map import FileNote, decode_note
 from crashbeam.vmcore.notes import parse_notes, prstatus
-from crashbeam.vmcore.symbols.profile import KernelProfile
+from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.store import ProfileStore, WantedKernel, default_folder
 from crashbeam.vmcore.unwind import Unwinder
 from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo, read_vmcoreinfo
@@ -86,7 +86,7 @@ class Dump:
         self.memory = None if linear is None else self._memory(_linear_translation(linear))
         stage_mark.enter(Stage.SYMBOLS)
         self.matched_by: MatchedBy | None = None
-        self.profile = self._find_profile()
+        self.profile = self._find_profile(linear)
         self.kernel = self._find_kernel(linear)
 
     @property
@@ -164,22 +164,57 @@ class Dump:
                 notes.append(decoded)
         return tuple(notes)
 
-    def _find_profile(self) -> KernelProfile | None:
+    def _find_profile(self, linear: LinearMap | None) -> KernelProfile | None:
+        """The richest symbols of the dump's kernel: those of a vmlinux, else its own, else a System.map's."""
         info = self.vmcoreinfo
+        moved_bytes = info.kernel_offset or 0
         wanted = WantedKernel(
-            build_id=info.build_id, banner=None, vmcoreinfo_symbols=info.symbols, release=info.osrelease
+            build_id=info.build_id,
+            banner=None,
+            vmcoreinfo_symbols={name: address - moved_bytes for name, address in info.symbols.items()}
+            if moved_bytes
+            else info.symbols,
+            release=info.osrelease,
         )
         found = profile_store(self.options).find(self.options.symbols, wanted)
-        if found.profile is None:
+        profile = found.profile
+        if linear is not None and (profile is None or _may_be_bettered(profile)):
+            own = self._read_own_profile(linear)
+            if own is not None and (profile is None or own.richness > profile.richness):
+                profile = own
+        if profile is None:
             self.warn(found.warning or WarningCode.SYMBOLS_MISSING, found.message or "no symbols were found")
             return None
-        if found.matched_by is MatchedBy.ADDRESSES and not self._holds_banner(found.profile):
-            name = os.path.basename(found.profile.name)
+        matched_by = MatchedBy.DUMP_ITSELF if profile.names is SymbolNames.KALLSYMS else found.matched_by
+        return self._confirm_profile(profile.moved(moved_bytes), matched_by)
+
+    def _read_own_profile(self, linear: LinearMap) -> KernelProfile | None:
+        """The profile of the symbols in the dump's own memory; ``None`` if it has none that can be read.
+
+        The reader is loaded here: a dump whose profile is in the cache does not wait for it.
+        """
+        from crashbeam.vmcore.own_symbols import read_own_symbols
+
+        try:
+            own = read_own_symbols(self.input.paths, self.arch, _linear_translation(linear), self.vmcoreinfo)
+        except VmcoreError:
+            return None
+        for pfn in own.pfns:
+            self.physical.needed.setdefault(pfn, None)
+        if own.symbols.problem is None:
+            return profile_store(self.options).add(own.symbols.kernel)
+        return KernelProfile(compile_profile(own.symbols.kernel))
+
+    def _confirm_profile(self, profile: KernelProfile, matched_by: MatchedBy | None) -> KernelProfile | None:
+        """The profile if memory shows that it is the kernel's: what only addresses match needs the banner too."""
+        if matched_by is MatchedBy.ADDRESSES and not self._holds_banner(profile):
+            name = os.path.basename(profile.name)
             message = f"{name} has the dump's addresses, but memory does not hold the kernel's banner there"
             self.warn(WarningCode.SYMBOLS_MISMATCH, message)
             return None
-        self.matched_by = found.matched_by
-        return found.profile
+        is_exact = matched_by is MatchedBy.ADDRESSES and profile.banner is not None
+        self.matched_by = MatchedBy.BANNER if is_exact else matched_by
+        return profile
 
     def _holds_banner(self, profile: KernelProfile) -> bool:
         """Whether memory at the profile's ``linux_banner`` holds its banner, or, if it has none, the dump's release."""
@@ -232,6 +267,16 @@ class Dump:
     def warn(self, code: WarningCode, message: str) -> None:
         """Adds a warning about the dump as a whole."""
         self.warnings.append(ReportWarning(code, None, message))
+
+
+def _may_be_bettered(profile: KernelProfile) -> bool:
+    """Whether the dump itself may give a better profile: than a System.map, than symbols without layouts (unless its
+    kernel is known to carry none), than what another dump gave for older tables.
+    """
+    if profile.names is SymbolNames.KALLSYMS:
+        has_types = profile.address_of("__start_BTF") is not None
+        return not profile.is_current or (profile.layouts is SymbolLayouts.NONE and has_types)
+    return profile.layouts is SymbolLayouts.NONE
 
 
 def _release_evidence(info: Vmcoreinfo) -> list[tuple[int, bytes]]:

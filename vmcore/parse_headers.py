@@ -128,9 +128,11 @@ def _kernel(dump: Dump) -> Kernel:
 
 
 def _read_banner(dump: Dump) -> str | None:
-    """``linux_banner`` as it lies in memory, without its newline."""
+    """``linux_banner`` without its newline: that of the symbols, or as it lies in memory."""
     if dump.kernel is None:
         return None
+    if dump.profile is not None and dump.profile.banner is not None:
+        return clean_text(dump.profile.banner, _MAX_BANNER_BYTES) or None
     try:
         text = dump.kernel.kernel.memory.text(dump.kernel.kernel.address_of("linux_banner"), _MAX_BANNER_BYTES)
     except VmcoreError:

@@ -202,12 +202,16 @@ class _Walk:
 
     def _exception_at(self, stack_pointer: int) -> tuple[int, Registers] | None:
         """The ``pt_regs`` of an exception frame at ``stack_pointer``: marker, back chain equal to its r1, trap in the
-        table.
+        table. It lies in one stack: behind that stack's end is somebody else's memory, or none.
         """
         arch, memory = self._arch, self._memory
         if stack_pointer % arch.stack_alignment:
             raise _EndOfWalkError(StopReason.UNALIGNED)
+        stack = stack_of(self._stacks, stack_pointer)
         for marker_at, registers_at in arch.exception_places:
+            end = stack_pointer + registers_at + REGISTER_COUNT * arch.word_bytes
+            if stack is not None and end > stack.high:
+                continue
             if memory.word(stack_pointer + marker_at) not in arch.markers:
                 continue
             data = memory.read(stack_pointer + registers_at, REGISTER_COUNT * arch.word_bytes)
@@ -342,21 +346,30 @@ class _Walk:
         ``place`` is the kernel's own address of a physical one.
         """
         place = address if place is None else place
-        call = self._unwinder.call_before(place)
-        is_freed = self._text.is_freed_text(place - 4)
-        function = self._text.function_at(place - 4 if call is not None or is_freed else place)
+        function = self._calling_function(place)
         is_bottom = self._memory.word(stack_pointer) == 0
-        if is_bottom and not self._is_called(place, call):
+        if is_bottom and not self._is_called(place):
             raise _EndOfWalkError(self._end_of_stack())
         if function is None:
             raise _EndOfWalkError(StopReason.NOT_CODE)
-        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(place, call, directly=True):
+        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(place, directly=True):
             raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         self._function = function
         self._add(address, stack_pointer, trust, place=place)
 
-    def _is_called(self, address: int, call: int | None, *, directly: bool = False) -> bool:
+    def _calling_function(self, address: int) -> Function | None:
+        """The function that a return address belongs to: that of its call, or, where none stands before it, its own.
+
+        The code is read only where the two differ.
+        """
+        before, here = self._text.function_at(address - 4), self._text.function_at(address)
+        if before == here or self._text.is_freed_text(address - 4):
+            return before
+        return here if self._unwinder.call_before(address) is None else before
+
+    def _is_called(self, address: int, *, directly: bool = False) -> bool:
         """Whether the call before ``address`` leads to the function below: by its target, or through a register."""
+        call = self._unwinder.call_before(address)
         if call is None:
             return False
         target = call_target(address - 4, call)

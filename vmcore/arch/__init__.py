@@ -9,6 +9,7 @@ from crashbeam.vmcore.arch.code import Flow, ReturnAddress
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.arch.ppc64 import PPC64, PPC64LE
 from crashbeam.vmcore.errors import FormatError
+from crashbeam.vmcore.symbols.compiled import Arch
 
 ARCHITECTURES = {arch.name: arch for arch in (PPC32, PPC64, PPC64LE)}
 
@@ -26,7 +27,7 @@ def choose_architecture(word_bytes: int, byte_order: str) -> Architecture:
 
 
 @lru_cache(maxsize=2048)
-def find_return_address(arch_name: str, code: bytes, index: int) -> ReturnAddress:
+def find_return_address(arch_name: Arch, code: bytes, index: int) -> ReturnAddress:
     """Where the function with this code keeps its return address before instruction ``index``.
 
     Kept across dumps, since the code itself is the key: it is read, and so recorded as needed, all the same.

@@ -12,6 +12,7 @@ from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.instructions import Instruction
 from crashbeam.vmcore.containers import ByteOrder
 from crashbeam.vmcore.memory import KernelMemory, PhysicalMemory
+from crashbeam.vmcore.symbols.compiled import Arch
 
 MSR_PROBLEM_STATE = 0x4000
 """MSR[PR]: the registers are a user process'. The same bit in every PowerPC (Power ISA book III, MSR)."""
@@ -84,7 +85,7 @@ class Architecture:
     user's, or those of real mode, where they mean the linear map's memory.
     """
 
-    name: str
+    name: Arch
     word_bytes: int
     byte_order: ByteOrder
     notes: Mapping[int, NoteFormat]
@@ -109,8 +110,11 @@ class Architecture:
     firmware: tuple[Firmware, ...] = ()
 
     def vector_name(self, trap: int) -> str | None:
-        """The exception's name of a trap word, or ``None`` for one that the architecture does not have."""
-        return self.vectors.get(trap) or self.vectors.get(trap & ~0xF)
+        """The exception's name of a trap word, or ``None`` for one that the architecture does not have.
+
+        The lowest four bits are flags; Linux 5.8 to 5.12 has one more (``set_trap_norestart``, asm/ptrace.h).
+        """
+        return self.vectors.get(trap) or self.vectors.get(trap & ~0xF) or self.vectors.get(trap & ~0x1F)
 
     def hexadecimal(self, value: int) -> str:
         """An address or register as it stands in a report."""

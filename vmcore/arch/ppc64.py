@@ -115,7 +115,13 @@ class PageTables:
         return tuple(found)
 
     def translate(self, address: int) -> int:
-        """The physical address of a mapped kernel address. Raises TranslationError, PageError."""
+        """The physical address of a mapped kernel address. Raises TranslationError, PageError.
+
+        Hash kernels before 4.20 set no valid bit in what leads to a table (``__pmd_val_bits`` was 0): only a page's
+        entry is asked for it. An address below the kernel's has the index bits of one, so it is not looked up.
+        """
+        if address < PAGE_OFFSET:
+            raise TranslationError(f"{address:016x} is not mapped", address=address)
         table: int | None = None
         for shift, bits in reversed(self._shifts):
             place = 8 * (address >> shift & (1 << bits) - 1)
@@ -124,7 +130,7 @@ class PageTables:
             else:
                 data = self.memory.physical.read(table + place, 8)
             entry = int.from_bytes(data, "big")
-            if not entry & _VALID:
+            if not entry or entry & (_VALID | _LEAF) == _LEAF:
                 break
             if entry & _LEAF:
                 inside = (1 << shift) - 1

@@ -5,14 +5,16 @@ import re
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from stat import S_ISREG
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.matching import WantedKernel, same_build
-from crashbeam.vmcore.symbols.profile import SUFFIX, KernelProfile, compile_profile, write_profile
+from crashbeam.vmcore.symbols.profile import SUFFIX, KernelProfile, compile_profile, exclusive, write_profile
 
 _BUILD_ID = re.compile(r"[0-9a-f]{8,128}")
 _MAP_PREFIX = "map-"
+_BANNER_PREFIX = "banner-"
 _MAX_OPEN = 16
 _MAX_SYSTEM_MAPS = 256
 
@@ -30,9 +32,25 @@ def default_folder() -> Path | None:
 
 def profile_name(profile: KernelProfile) -> str:
     """The file name of a build's profile: its build id, else a digest of its banner, else of the whole profile."""
-    if profile.build_id and _BUILD_ID.fullmatch(profile.build_id):
-        return profile.build_id + SUFFIX
-    return _banner_name(profile.banner) if profile.banner else f"{_MAP_PREFIX}{profile.digest}{SUFFIX}"
+    return name_of_build(profile.build_id, profile.banner) or f"{_MAP_PREFIX}{profile.digest}{SUFFIX}"
+
+
+def name_of_build(build_id: str | None, banner: str | None) -> str | None:
+    """The file name of the profile of a build with that identity; ``None`` without any."""
+    if build_id and _BUILD_ID.fullmatch(build_id):
+        return build_id + SUFFIX
+    return _banner_name(banner) if banner else None
+
+
+def is_profile_name(name: str) -> bool:
+    """Whether a file of that name in a cache folder is one of the cache's profiles."""
+    prefix = next((prefix for prefix in (_BANNER_PREFIX, _MAP_PREFIX) if name.startswith(prefix)), "")
+    return name.endswith(SUFFIX) and _BUILD_ID.fullmatch(name.removesuffix(SUFFIX)[len(prefix) :]) is not None
+
+
+def is_of_system_map(name: str) -> bool:
+    """Whether the profile of that name was made of a System.map: nothing but its content names it."""
+    return name.startswith(_MAP_PREFIX)
 
 
 class ProfileCache:
@@ -87,6 +105,8 @@ class ProfileCache:
             status = os.stat(path)
         except OSError as error:
             raise SymbolError(f"{path} cannot be read: {error.strerror}") from error
+        if not S_ISREG(status.st_mode):
+            raise SymbolError(f"{path} is no regular file")
         state = (status.st_ino, status.st_size, status.st_mtime_ns)
         kept = self._open.pop(path, None)
         profile = kept[1] if kept is not None and kept[0] == state else KernelProfile.open(path)
@@ -97,24 +117,42 @@ class ProfileCache:
 
     def add(self, kernel: CompiledKernel) -> KernelProfile:
         """Compiles a kernel and keeps its profile; of two profiles of one build, the richer is kept and given."""
-        data = compile_profile(kernel)
+        return self.keep(compile_profile(kernel))[0]
+
+    def keep(self, data: bytes) -> tuple[KernelProfile, bool]:
+        """Keeps a compiled profile, and gives it; or that of its build which is there, whole and no poorer, and False.
+
+        Raises SymbolError if ``data`` is no profile.
+        """
         made = KernelProfile(data)
         name = profile_name(made)
-        existing = self.named(name)
-        if existing is not None and existing.richness >= made.richness:
-            return existing
-        if self.folder is not None:
-            try:
-                write_profile(self.folder / name, data)
-                return self.open(self.folder / name)
-            except (OSError, SymbolError):
-                pass
+        with exclusive(self.folder):
+            existing = self.whole(name)
+            if existing is not None and existing.richness >= made.richness:
+                return existing, False
+            if self.folder is not None:
+                try:
+                    write_profile(self.folder / name, data)
+                    return self.open(self.folder / name), True
+                except (OSError, SymbolError):
+                    pass
         self._in_memory[name] = made
-        return made
+        return made, True
+
+    def whole(self, name: str) -> KernelProfile | None:
+        """The profile of that file name, read to its end; ``None`` also if it is damaged, or another build's."""
+        profile = self.named(name)
+        try:
+            if profile is not None and profile_name(profile) == name:
+                profile.verify()
+                return profile
+        except SymbolError:
+            pass
+        return None
 
 
 def _banner_name(banner: str) -> str:
-    return f"banner-{blake2b(banner.encode('utf-8', 'replace'), digest_size=16).hexdigest()}{SUFFIX}"
+    return f"{_BANNER_PREFIX}{blake2b(banner.encode('utf-8', 'replace'), digest_size=16).hexdigest()}{SUFFIX}"
 
 
 def _is_made(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """What any source of symbols gives: one kernel build's names, addresses and layouts, ready to become a profile."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
@@ -34,6 +34,17 @@ class CompiledKernel:
     text: Sequence[tuple[int, str]]
     variables: Mapping[str, int]
     structs: Mapping[str, StructLayout]
+
+    def moved(self, distance_bytes: int) -> "CompiledKernel":
+        """The same kernel with all its addresses ``distance_bytes`` higher."""
+        if distance_bytes == 0:
+            return self
+        return replace(
+            self,
+            text_ranges=tuple((start + distance_bytes, end + distance_bytes) for start, end in self.text_ranges),
+            text=[(address + distance_bytes, name) for address, name in self.text],
+            variables={name: address + distance_bytes for name, address in self.variables.items()},
+        )
 
     @property
     def release(self) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import msgspec
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.identity import FileKind, identify
-from crashbeam.vmcore.symbols.profile import KernelProfile, write_profile
+from crashbeam.vmcore.symbols.profile import KernelProfile, exclusive, write_profile
 
-_INDEX_NAME = "index.json"
+INDEX_NAME = "index.json"
 _VERSION = 1
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_ENTRIES = 20_000
@@ -56,7 +56,7 @@ class SymbolIndex:
     """The entries of all files seen, kept in ``index.json`` of a cache folder; without a folder, in memory alone."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._path = folder / _INDEX_NAME if folder else None
+        self._path = folder / INDEX_NAME if folder else None
         self._entries: dict[str, IndexEntry] | None = None
         self._changed: dict[str, IndexEntry] = {}
 
@@ -83,16 +83,42 @@ class SymbolIndex:
     def save(self) -> None:
         """Writes what has changed; an index that cannot be written is done without.
 
-        What another process has written meanwhile stays; what both write at one moment may be lost, and is remade.
+        What another process has written meanwhile stays. Files whose names are no UTF-8 are not remembered.
         """
         if self._changed and self._path is not None:
-            entries = self._load() | self._changed
-            newest = dict(list(entries.items())[-_MAX_ENTRIES:])
-            try:
-                write_profile(self._path, msgspec.json.encode(_Saved(_VERSION, newest)))
-            except OSError:
-                return
+            with exclusive(self._path.parent):
+                entries = self._load() | {path: self._changed[path] for path in self._changed if _is_utf8(path)}
+                try:
+                    self._write(entries)
+                except OSError:
+                    return
         self._changed.clear()
+
+    def made_into(self, compiled: str) -> list[tuple[SymbolFile, IndexEntry]]:
+        """The files that are known to give the profile of that name, and that have not changed since."""
+        if self._entries is None:
+            self._entries = self._load()
+        return [
+            (SymbolFile(path, entry.size_bytes, entry.modified_ns), entry)
+            for path, entry in self._entries.items()
+            if entry.compiled == compiled and _is_unchanged(path, entry)
+        ]
+
+    def missing(self) -> list[str]:
+        """The saved paths at which there is no file any more."""
+        return sorted(path for path in self._load() if _is_gone(path))
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Takes paths out of the saved index. Raises OSError if it cannot be written."""
+        forgotten = frozenset(paths)
+        if forgotten and self._path is not None:
+            with exclusive(self._path.parent):
+                self._write({path: entry for path, entry in self._load().items() if path not in forgotten})
+
+    def _write(self, entries: dict[str, IndexEntry]) -> None:
+        if self._path is not None:
+            newest = dict(list(entries.items())[-_MAX_ENTRIES:])
+            write_profile(self._path, msgspec.json.encode(_Saved(_VERSION, newest)))
 
     def _load(self) -> dict[str, IndexEntry]:
         """The saved entries; none of an index that is missing, damaged or of another version: it is made again."""
@@ -100,9 +126,35 @@ class SymbolIndex:
             if self._path is None or self._path.stat().st_size > _MAX_INDEX_BYTES:
                 return {}
             saved = msgspec.json.decode(self._path.read_bytes(), type=_Saved)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return {}
         return saved.entries if saved.version == _VERSION else {}
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_unchanged(path: str, entry: IndexEntry) -> bool:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.modified_ns)
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def list_symbol_files(path: str) -> list[SymbolFile]:

@@ -17,10 +17,12 @@ import os
 import struct
 import sys
 import tempfile
+import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
@@ -42,6 +44,10 @@ SUFFIX = ".profile"
 _PRELUDE = struct.Struct("<8sIIQ16s")
 _MAX_HEADER_BYTES = 1 << 20
 _KEPT_SYMBOLS = 4096
+_RANDOM_LETTERS = 8
+"""At the end of a name that tempfile.mkstemp() makes."""
+_LOCK_TRIES = 250
+_LOCK_PAUSE_SECONDS = 0.02
 _HINT = "remove the profile: it will be made again from the vmlinux"
 _NAMES_RANK = (SymbolNames.NONE, SymbolNames.SYSTEM_MAP, SymbolNames.KALLSYMS, SymbolNames.VMLINUX)
 _LAYOUTS_RANK = (SymbolLayouts.NONE, SymbolLayouts.BTF, SymbolLayouts.DWARF)
@@ -87,7 +93,7 @@ _decode_header = msgspec.json.Decoder(_Header).decode
 class KernelProfile:
     """An open profile: names, addresses and layouts of one kernel build.
 
-    Addresses are those of the vmlinux as it was linked. ``banner`` is the text of ``linux_banner`` without its newline,
+    Addresses are those of the vmlinux as it was linked, or with ``moved`` those at which it ran. ``banner`` is the text of ``linux_banner`` without its newline,
     ``lines`` tells whether there is a line table, ``digest`` (hex) is that of the whole profile.
     """
 
@@ -117,8 +123,20 @@ class KernelProfile:
         self._names = self._section("names")
         if not len(self._addresses) == len(self._by_name) == len(self._name_offsets) - 1:
             raise SymbolError(f"{name} has sections of different lengths", hint=_HINT)
+        self._moved_bytes = 0
         self._kept: dict[int, TextSymbol] = {}
         self._asked: dict[str, int | None] = {}
+
+    def moved(self, offset_bytes: int) -> "KernelProfile":
+        """The same build where it ran ``offset_bytes`` away from where it was linked (KERNELOFFSET of VMCOREINFO)."""
+        if offset_bytes == self._moved_bytes:
+            return self
+        profile = copy(self)
+        distance = offset_bytes - self._moved_bytes
+        profile._moved_bytes = offset_bytes
+        profile._kept, profile._asked = {}, {}
+        profile.text_ranges = tuple((start + distance, end + distance) for start, end in self.text_ranges)
+        return profile
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "KernelProfile":
@@ -138,21 +156,21 @@ class KernelProfile:
                 break
         else:
             return None
-        index = bisect_right(self._addresses, address) - 1
+        index = bisect_right(self._addresses, address - self._moved_bytes) - 1
         symbol = self._kept.get(index)
         if symbol is None:
-            if index < 0 or self._addresses[index] < start:
+            if index < 0 or self._addresses[index] < start - self._moved_bytes:
                 return None
             symbol = self._symbol(index, end)
         return symbol
 
     def address_of(self, name: str) -> int | None:
         """The address of a variable, or of a text symbol (no ELFv1 dot; the lowest if several bear the name)."""
-        address = self._header.variables.get(name)
-        if address is not None:
-            return address
         if name not in self._asked:
-            self._asked[name] = self._text_address(name.encode())
+            address = self._header.variables.get(name)
+            if address is None:
+                address = self._text_address(name.encode())
+            self._asked[name] = None if address is None else address + self._moved_bytes
         return self._asked[name]
 
     def size_of(self, struct_name: str) -> int | None:
@@ -167,17 +185,34 @@ class KernelProfile:
 
     @property
     def variables(self) -> Mapping[str, int]:
-        """The addresses of the data symbols that the profile has."""
+        """The addresses of the data symbols that the profile has, as they were linked."""
         return self._header.variables
 
     @property
+    def size_bytes(self) -> int:
+        """The size of the whole profile."""
+        return len(self._data)
+
+    @property
+    def symbol_count(self) -> int:
+        """How many symbols the profile has: those of text, one for each address, and those of data."""
+        return len(self._addresses) + len(self._header.variables)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all that is wanted now was wanted when the profile was made."""
+        return self._header.tables == _TABLES
+
+    @property
     def richness(self) -> tuple[int, ...]:
-        """Orders the profiles of one build: by whether all that is wanted now was wanted when the profile was made, by
-        where names and layouts come from, whether there are lines, and how much of each there is.
+        """Orders the profiles of one build: by whether all that is wanted now was wanted when the profile was made,
+        whether there are layouts, by where names and layouts come from, whether there are lines, and how much of each
+        there is.
         """
         fields = sum(len(layout.fields) for layout in self._header.structs.values())
         return (
-            int(self._header.tables == _TABLES),
+            int(self.is_current),
+            int(self.layouts is not SymbolLayouts.NONE),
             _NAMES_RANK.index(self.names),
             _LAYOUTS_RANK.index(self.layouts),
             int(self.lines),
@@ -192,9 +227,11 @@ class KernelProfile:
             raise SymbolError(f"{self.name} has changed since it was made", hint=_HINT)
 
     def _symbol(self, index: int, range_end: int) -> TextSymbol:
-        following = self._addresses[index + 1] if index + 1 < len(self._addresses) else range_end
+        following = self._addresses[index + 1] if index + 1 < len(self._addresses) else range_end - self._moved_bytes
         name = self._name(index).decode("utf-8", "replace")
-        symbol = TextSymbol(name, self._addresses[index], min(following, range_end))
+        symbol = TextSymbol(
+            name, self._addresses[index] + self._moved_bytes, min(following + self._moved_bytes, range_end)
+        )
         if len(self._kept) >= _KEPT_SYMBOLS:
             self._kept.clear()
         self._kept[index] = symbol
@@ -291,6 +328,43 @@ def write_profile(path: Path, data: bytes) -> None:
         raise
 
 
+def name_in_place(name: str) -> str | None:
+    """The name that ``write_profile`` would give a temporary file of that name; ``None`` if it is none of its."""
+    whole, _, letters = name.removeprefix(".").rpartition(".")
+    return whole if name.startswith(".") and whole and len(letters) == _RANDOM_LETTERS else None
+
+
+@contextmanager
+def exclusive(folder: Path | None) -> Iterator[None]:
+    """Other writers of a cache folder wait while the block runs; readers never wait, and a killed holder lets go.
+
+    The lock is on the folder itself, so that no file is left. A folder that cannot be locked, or that another process
+    keeps for seconds (it was stopped), is written all the same: every file is put in place whole, so what can be lost
+    is the richer of two profiles or an entry of the index, and both are made again.
+    """
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY) if folder is not None else None
+    except OSError:
+        descriptor = None
+    if descriptor is None:
+        yield
+        return
+    try:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_SECONDS)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _read_header(data: memoryview, name: str) -> tuple[_Header, int]:
     """The header, and where the sections begin."""
     if len(data) < _PRELUDE.size or data[: len(MAGIC)] != MAGIC:
@@ -306,7 +380,7 @@ def _read_header(data: memoryview, name: str) -> tuple[_Header, int]:
         raise SymbolError(f"{name} is a profile with a damaged header", hint=_HINT)
     try:
         return _decode_header(text), end
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SymbolError(f"{name} is a profile with a header that makes no sense: {error}", hint=_HINT) from error
 
 

@@ -11,16 +11,17 @@ in the cache, has changed. So a dump of a known build costs no system call, othe
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from crashbeam.schemas.codes import MatchedBy, WarningCode
 from crashbeam.vmcore.errors import SymbolError
-from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, profile_name
+from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, name_of_build, profile_name
 from crashbeam.vmcore.symbols.compiled import CompiledKernel, release_of
 from crashbeam.vmcore.symbols.identity import FileKind
 from crashbeam.vmcore.symbols.index import IndexEntry, SymbolFile, SymbolIndex, list_symbol_files
 from crashbeam.vmcore.symbols.matching import WantedKernel, is_decided, same_addresses, same_build
-from crashbeam.vmcore.symbols.profile import KernelProfile
+from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 
 __all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 
@@ -119,6 +120,31 @@ class ProfileStore:
             raise SymbolError(given.missing[0], hint="check what --symbols names")
         return [profile for profile in profiles if profile is not None]
 
+    def add_file(self, file: SymbolFile) -> tuple[KernelProfile, bool] | None:
+        """Compiles a file's kernel into the cache: its profile, and whether it is new there; ``None`` if it holds none.
+
+        What is there already, whole and no poorer, stays. Raises SymbolError for a file that cannot be used.
+        """
+        entry = self._index.entry_of(file)
+        if entry.kind is FileKind.OTHER:
+            return None
+        if entry.kind is FileKind.PROFILE:
+            return self._cache.keep(read_profile(file.path))
+        profile = self._cache.whole(entry.compiled) if entry.compiled else None
+        if profile is not None and entry.richness is not None and profile.richness >= entry.richness:
+            return profile, False
+        profile, is_new = self._cache.keep(compile_file(entry.kind, file.path))
+        self._index.set_compiled(file, profile_name(profile), profile.richness)
+        return profile, is_new
+
+    def add(self, kernel: CompiledKernel) -> KernelProfile:
+        """Keeps the kernel that a dump carries itself; gives the richer one of its build, if that is there already."""
+        return self._cache.add(kernel)
+
+    def save_index(self) -> None:
+        """Writes down what the files that were looked into are."""
+        self._index.save()
+
     def _search(self, symbols: Sequence[str], wanted: WantedKernel) -> SymbolSearch:
         best = self._cache.of_build(wanted)
         given = _Given(self._index, symbols)
@@ -166,6 +192,46 @@ class ProfileStore:
     def _state(self, symbols: Sequence[str], wanted: WantedKernel) -> _State:
         """What an answer that found nothing depends on: the paths given, and the place of the build in the cache."""
         return tuple(map(_changed_ns, [*symbols, *map(str, self._cache.places_of(wanted))]))
+
+
+def read_profile(path: str) -> bytes:
+    """The bytes of a compiled profile that is whole. Raises SymbolError."""
+    KernelProfile.open(path).verify()
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SymbolError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def compile_file(kind: FileKind, path: str) -> bytes:
+    """The profile of the kernel in a vmlinux or a System.map. Raises SymbolError."""
+    return compile_profile(read_kernel(kind, path))
+
+
+def sources_of(symbols: Sequence[str], of_system_maps: bool) -> tuple[dict[str, list[tuple[FileKind, str]]], list[str]]:
+    """The files to compile among those given, with what they are, by the name of the profile that each gives; and why
+    others cannot be used.
+
+    A System.map must be compiled to learn that name: they are passed over unless they are asked for. Raises
+    SymbolError for a path that does not exist.
+    """
+    index = SymbolIndex(None)
+    sources: dict[str, list[tuple[FileKind, str]]] = {}
+    unusable = []
+    for file in chain.from_iterable(map(list_symbol_files, symbols)):
+        try:
+            entry = index.entry_of(file)
+            if entry.kind not in (FileKind.VMLINUX, FileKind.SYSTEM_MAP):
+                continue
+            name = name_of_build(entry.build_id, entry.banner)
+            if name is None and of_system_maps:
+                name = profile_name(KernelProfile(compile_file(entry.kind, file.path)))
+        except SymbolError as error:
+            unusable.append(error.message)
+            continue
+        if name is not None:
+            sources.setdefault(name, []).append((entry.kind, file.path))
+    return sources, unusable
 
 
 def read_kernel(kind: FileKind, path: str) -> CompiledKernel:

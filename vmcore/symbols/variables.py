@@ -155,3 +155,6 @@ VARIABLES: tuple[str, ...] = (
 )
 """Kept in every profile as far as the kernel has them. The last group, with some of the others, is what kernels 4.18 to
 6.12 for PowerPC name as ``SYMBOL()`` in VMCOREINFO: a System.map is matched by them."""
+
+POINTED_TO = frozenset(("mem_section", "vmemmap"))
+"""VMCOREINFO_SYMBOL_ARRAY() of a pointer gives what it points to (``kernel/vmcore_info.c`` of 6.12)."""
