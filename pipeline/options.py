@@ -5,7 +5,6 @@ The first of the three wins. A TOML file holds options by their long names witho
 
 import hashlib
 import logging
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -109,6 +108,8 @@ def _configure_logging(_context: click.Context, _parameter: click.Parameter, deb
 def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:
     if path is None:
         return
+    import tomllib
+
     try:
         with open(path, "rb") as file:
             given = tomllib.load(file)

@@ -15,6 +15,7 @@ from crashbeam.schemas.codes import MatchedBy, SymbolLayouts, SymbolNames, Warni
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import index as indexes
+from crashbeam.vmcore.symbols import given as given_symbols
 from crashbeam.vmcore.symbols import store as stores
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.identity import FileKind, identify
@@ -66,8 +67,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Count[CompiledKernel]:
     def read(kind: FileKind, path: str) -> CompiledKernel:
         return count(path) if kind is FileKind.VMLINUX else read_kernel(kind, path)
 
-    read_kernel = stores.read_kernel
-    monkeypatch.setattr(stores, "read_kernel", read)
+    read_kernel = given_symbols.read_kernel
+    monkeypatch.setattr(given_symbols, "read_kernel", read)
     return count
 
 

@@ -20,7 +20,7 @@ from crashbeam.schemas.codes import SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import profile as profiles
-from crashbeam.vmcore.symbols import store as stores
+from crashbeam.vmcore.symbols import given as given_symbols
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.identity import FileKind
 from crashbeam.vmcore.symbols.index import SymbolIndex, list_symbol_files
@@ -320,7 +320,7 @@ def test_a_profile_that_differs_from_what_its_file_gives_breaks_the_promise(
 ) -> None:
     path = put(tmp_path, "vmlinux", KERNEL)
     symbols("add", path)
-    monkeypatch.setattr(stores, "read_kernel", other_names)
+    monkeypatch.setattr(given_symbols, "read_kernel", other_names)
     (line,) = words(symbols("verify", code=3))
     assert line[:3] == [BUILD_ID, "differs", path]
 

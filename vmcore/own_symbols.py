@@ -20,7 +20,9 @@ from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
 
 @dataclass(frozen=True, slots=True)
 class OwnSymbols:
-    """What a dump says of its kernel, as it was linked, and the page numbers where that lies: whoever trims the dump needs them."""
+    """What a dump says of its kernel, as it was linked, and the page numbers where that lies: whoever trims the dump
+    needs them.
+    """
 
     symbols: DumpSymbols
     pfns: tuple[int, ...]

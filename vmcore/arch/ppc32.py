@@ -179,7 +179,8 @@ class PageTables:
     def _entry(self, table: int, index: int) -> int:
         """BookE directories hold the kernel's addresses of tables, book3s ones physical addresses.
 
-        On 8xx with 16K pages an entry is four equal words (``pte_t`` of asm/pgtable-types.h): one for each hardware page.
+        On 8xx with 16K pages an entry is four equal words (``pte_t`` of asm/pgtable-types.h), one for each hardware
+        page.
         """
         place = index * self.entry_bytes
         value_bytes = 4 if self.entry_bytes == _ENTRY_BYTES_8XX_16K else self.entry_bytes

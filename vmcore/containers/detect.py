@@ -6,7 +6,6 @@ from typing import Final
 from crashbeam.schemas.codes import FailureCode
 from crashbeam.vmcore.byte_source import ByteSource, FileSource
 from crashbeam.vmcore.containers import Container
-from crashbeam.vmcore.containers.elf import ElfContainer, is_core_header
 from crashbeam.vmcore.containers.flattened import FLATTENED_SIGNATURE, FlattenedSource
 from crashbeam.vmcore.containers.kdump import KdumpContainer
 from crashbeam.vmcore.containers.kdump_header import SIGNATURE as KDUMP_SIGNATURE
@@ -17,6 +16,8 @@ from crashbeam.vmcore.limits import Budget
 SNIFFED_BYTES: Final = 64
 DISKDUMP_SIGNATURE: Final = b"DISKDUMP"
 ELF_SIGNATURE: Final = b"\x7fELF"
+CORE_TYPES: Final = (b"\0\4", b"\4\0")
+"""ET_CORE at e_type, in either byte order."""
 
 
 def looks_like_dump(first_bytes: bytes) -> bool:
@@ -26,7 +27,7 @@ def looks_like_dump(first_bytes: bytes) -> bool:
     """
     if first_bytes.startswith((KDUMP_SIGNATURE, DISKDUMP_SIGNATURE, FLATTENED_SIGNATURE)):
         return True
-    return first_bytes.startswith(ELF_SIGNATURE) and is_core_header(first_bytes)
+    return first_bytes.startswith(ELF_SIGNATURE) and first_bytes[16:18] in CORE_TYPES
 
 
 def open_container(paths: Sequence[str], budget: Budget) -> Container:
@@ -80,6 +81,8 @@ def _open_source(source: ByteSource, budget: Budget) -> Container:
     if first.startswith(KDUMP_SIGNATURE):
         return KdumpContainer(source, wrapping=wrapping, cut_reason=cut_reason)
     if first.startswith(ELF_SIGNATURE):
+        from crashbeam.vmcore.containers.elf import ElfContainer
+
         return ElfContainer(source, budget, wrapping=wrapping, cut_reason=cut_reason)
     raise _unknown(source.name, first, wrapping)
 

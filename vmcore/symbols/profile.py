@@ -16,7 +16,6 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 import time
 from array import array
 from bisect import bisect_right
@@ -93,8 +92,9 @@ _decode_header = msgspec.json.Decoder(_Header).decode
 class KernelProfile:
     """An open profile: names, addresses and layouts of one kernel build.
 
-    Addresses are those of the vmlinux as it was linked, or with ``moved`` those at which it ran. ``banner`` is the text of ``linux_banner`` without its newline,
-    ``lines`` tells whether there is a line table, ``digest`` (hex) is that of the whole profile.
+    Addresses are those of the vmlinux as it was linked, or with ``moved`` those at which it ran. ``banner`` is the text
+    of ``linux_banner`` without its newline, ``lines`` tells whether there is a line table, ``digest`` (hex) is that of
+    the whole profile.
     """
 
     def __init__(self, data: "bytes | mmap.mmap", name: str = "<memory>") -> None:
@@ -314,6 +314,8 @@ def compile_profile(kernel: CompiledKernel) -> bytes:
 
 def write_profile(path: Path, data: bytes) -> None:
     """Puts a profile (or another file of the cache) in place as a whole or not at all. Raises OSError."""
+    import tempfile
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -8,20 +8,26 @@ Within one store each answer is kept; one that found nothing is looked for anew 
 in the cache, has changed. So a dump of a known build costs no system call, others one stat for each path.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crashbeam.schemas.codes import MatchedBy, WarningCode
 from crashbeam.vmcore.errors import SymbolError
-from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, name_of_build, profile_name
+from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, profile_name
 from crashbeam.vmcore.symbols.compiled import CompiledKernel, release_of
-from crashbeam.vmcore.symbols.identity import FileKind
-from crashbeam.vmcore.symbols.index import IndexEntry, SymbolFile, SymbolIndex, list_symbol_files
-from crashbeam.vmcore.symbols.matching import WantedKernel, is_decided, same_addresses, same_build
-from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
+from crashbeam.vmcore.symbols.matching import WantedKernel, same_addresses, same_build
+from crashbeam.vmcore.symbols.profile import KernelProfile
+
+if TYPE_CHECKING:
+    from crashbeam.vmcore.symbols.given import Given
+    from crashbeam.vmcore.symbols.index import SymbolFile, SymbolIndex
 
 __all__ = ["ProfileStore", "SymbolSearch", "WantedKernel", "default_folder"]
 
@@ -47,43 +53,23 @@ _Question = tuple[tuple[str, ...], str | None, str | None, str | None, frozenset
 _State = tuple[int, ...]
 
 
-class _Given:
-    """The files of symbols that were given, each with what it is."""
-
-    def __init__(self, index: SymbolIndex, symbols: Sequence[str]) -> None:
-        self.files: list[tuple[SymbolFile, IndexEntry]] = []
-        self.missing: list[str] = []
-        self.unusable: list[str] = []
-        for path in symbols:
-            try:
-                found = list_symbol_files(path)
-            except SymbolError as error:
-                self.missing.append(error.message)
-                continue
-            for file in found:
-                self._add(index, file)
-
-    def _add(self, index: SymbolIndex, file: SymbolFile) -> None:
-        try:
-            entry = index.entry_of(file)
-        except SymbolError as error:
-            self.unusable.append(error.message)
-            return
-        if entry.kind is not FileKind.OTHER:
-            self.files.append((file, entry))
-
-    def kernels(self) -> list[tuple[SymbolFile, IndexEntry]]:
-        """The files that say which build they belong to."""
-        return [(file, entry) for file, entry in self.files if entry.build_id or entry.banner]
-
-
 class ProfileStore:
     """Compiled profiles of kernels, by build. ``folder`` is the cache; ``None`` keeps profiles in memory alone."""
 
     def __init__(self, folder: Path | None) -> None:
         self._cache = ProfileCache(folder)
-        self._index = SymbolIndex(self._cache.folder)
         self._answers: dict[_Question, tuple[SymbolSearch, _State]] = {}
+
+    @cached_property
+    def _index(self) -> SymbolIndex:
+        from crashbeam.vmcore.symbols.index import SymbolIndex
+
+        return SymbolIndex(self._cache.folder)
+
+    def _given(self, symbols: Sequence[str]) -> Given:
+        from crashbeam.vmcore.symbols.given import Given
+
+        return Given(self._cache, self._index, symbols)
 
     def find(self, symbols: Sequence[str], wanted: WantedKernel) -> SymbolSearch:
         """The richest profile of exactly the wanted kernel, from the files and folders ``symbols`` and the cache."""
@@ -101,7 +87,8 @@ class ProfileStore:
         if kept is not None and kept[1] == state:
             return kept[0]
         answer = self._search(symbols, wanted)
-        self._index.save()
+        if symbols:
+            self._index.save()
         if len(self._answers) >= _MAX_ANSWERS:
             self._answers.clear()
         self._answers[question] = (answer, state)
@@ -113,8 +100,8 @@ class ProfileStore:
         For whoever starts processes that may not write. Raises SymbolError if a path does not exist; files that cannot
         be used are passed over.
         """
-        given = _Given(self._index, symbols)
-        profiles = [self._profile_of(file, entry, given) for file, entry in given.files]
+        given = self._given(symbols)
+        profiles = [given.profile_of(file, entry) for file, entry in given.files]
         self._index.save()
         if given.missing:
             raise SymbolError(given.missing[0], hint="check what --symbols names")
@@ -125,6 +112,9 @@ class ProfileStore:
 
         What is there already, whole and no poorer, stays. Raises SymbolError for a file that cannot be used.
         """
+        from crashbeam.vmcore.symbols.given import compile_file, read_profile
+        from crashbeam.vmcore.symbols.identity import FileKind
+
         entry = self._index.entry_of(file)
         if entry.kind is FileKind.OTHER:
             return None
@@ -147,114 +137,42 @@ class ProfileStore:
 
     def _search(self, symbols: Sequence[str], wanted: WantedKernel) -> SymbolSearch:
         best = self._cache.of_build(wanted)
-        given = _Given(self._index, symbols)
-        for file, entry in given.kernels():
-            if not same_build(entry.build_id, entry.banner, wanted):
-                continue
-            if best is None or entry.richness is None or entry.richness > best.richness:
-                profile = self._profile_of(file, entry, given)
-                if profile is None or not same_build(profile.build_id, profile.banner, wanted):
-                    continue
-                if best is None or profile.richness > best.richness:
-                    best = profile
+        given = self._given(symbols) if symbols else None
+        if given is not None:
+            best = _best_given(given, wanted, best)
         if best is not None:
             return SymbolSearch(best, same_build(best.build_id, best.banner, wanted))
-        for profile in self._by_addresses(given, wanted):
+        for profile in chain(given.undecided(wanted) if given else (), self._cache.of_system_maps()):
             if same_addresses(profile, wanted):
                 return SymbolSearch(profile, MatchedBy.ADDRESSES)
         return _nothing_found(given, wanted)
-
-    def _by_addresses(self, given: _Given, wanted: WantedKernel) -> Iterator[KernelProfile]:
-        """Profiles that addresses alone can match: System.maps, and kernels that nothing else tells apart."""
-        for file, entry in given.files:
-            undecided = entry.kind is FileKind.SYSTEM_MAP or not is_decided(entry.build_id, entry.banner, wanted)
-            if undecided and entry.banner is not None:
-                undecided = release_of(entry.banner) == wanted.release
-            profile = self._profile_of(file, entry, given) if undecided else None
-            if profile is not None:
-                yield profile
-        yield from self._cache.of_system_maps()
-
-    def _profile_of(self, file: SymbolFile, entry: IndexEntry, given: _Given) -> KernelProfile | None:
-        """The profile of a file, from the cache if it was made before; ``None`` of a file that cannot be used."""
-        try:
-            if entry.kind is FileKind.PROFILE:
-                return self._cache.open(Path(file.path))
-            profile = self._cache.named(entry.compiled) if entry.compiled else None
-            if profile is None or entry.richness is None or profile.richness < entry.richness:
-                profile = self._cache.add(read_kernel(entry.kind, file.path))
-                self._index.set_compiled(file, profile_name(profile), profile.richness)
-            return profile
-        except SymbolError as error:
-            given.unusable.append(error.message)
-            return None
 
     def _state(self, symbols: Sequence[str], wanted: WantedKernel) -> _State:
         """What an answer that found nothing depends on: the paths given, and the place of the build in the cache."""
         return tuple(map(_changed_ns, [*symbols, *map(str, self._cache.places_of(wanted))]))
 
 
-def read_profile(path: str) -> bytes:
-    """The bytes of a compiled profile that is whole. Raises SymbolError."""
-    KernelProfile.open(path).verify()
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SymbolError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def compile_file(kind: FileKind, path: str) -> bytes:
-    """The profile of the kernel in a vmlinux or a System.map. Raises SymbolError."""
-    return compile_profile(read_kernel(kind, path))
-
-
-def sources_of(symbols: Sequence[str], of_system_maps: bool) -> tuple[dict[str, list[tuple[FileKind, str]]], list[str]]:
-    """The files to compile among those given, with what they are, by the name of the profile that each gives; and why
-    others cannot be used.
-
-    A System.map must be compiled to learn that name: they are passed over unless they are asked for. Raises
-    SymbolError for a path that does not exist.
-    """
-    index = SymbolIndex(None)
-    sources: dict[str, list[tuple[FileKind, str]]] = {}
-    unusable = []
-    for file in chain.from_iterable(map(list_symbol_files, symbols)):
-        try:
-            entry = index.entry_of(file)
-            if entry.kind not in (FileKind.VMLINUX, FileKind.SYSTEM_MAP):
-                continue
-            name = name_of_build(entry.build_id, entry.banner)
-            if name is None and of_system_maps:
-                name = profile_name(KernelProfile(compile_file(entry.kind, file.path)))
-        except SymbolError as error:
-            unusable.append(error.message)
+def _best_given(given: Given, wanted: WantedKernel, best: KernelProfile | None) -> KernelProfile | None:
+    """The richest profile of exactly the wanted kernel: ``best``, or that of a file that was given."""
+    for file, entry in given.kernels():
+        if not same_build(entry.build_id, entry.banner, wanted):
             continue
-        if name is not None:
-            sources.setdefault(name, []).append((entry.kind, file.path))
-    return sources, unusable
+        if best is None or entry.richness is None or entry.richness > best.richness:
+            profile = given.profile_of(file, entry)
+            if profile is None or not same_build(profile.build_id, profile.banner, wanted):
+                continue
+            if best is None or profile.richness > best.richness:
+                best = profile
+    return best
 
 
-def read_kernel(kind: FileKind, path: str) -> CompiledKernel:
-    """The kernel in a vmlinux or a System.map. Raises SymbolError for a file that is none.
-
-    The readers are loaded here: a dump whose profile is in the cache does not wait for readers of ELF and DWARF.
-    """
-    if kind is FileKind.SYSTEM_MAP:
-        from crashbeam.vmcore.symbols.system_map import read_system_map
-
-        return read_system_map(path)
-    from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
-
-    return read_vmlinux(path)
-
-
-def _nothing_found(given: _Given, wanted: WantedKernel) -> SymbolSearch:
+def _nothing_found(given: Given | None, wanted: WantedKernel) -> SymbolSearch:
     of_dump = _build_text(wanted.build_id, release_of(wanted.banner) or wanted.release)
     of_files = [
         f"{os.path.basename(file.path)} has {_build_text(entry.build_id, release_of(entry.banner))}"
-        for file, entry in given.files
+        for file, entry in (given.files if given else ())
     ]
-    problems = [*given.missing, *given.unusable][:_MAX_NAMED]
+    problems = [*given.missing, *given.unusable][:_MAX_NAMED] if given else []
     if not of_files:
         message = f"no symbols were found for the dump's kernel, {of_dump}"
         return SymbolSearch(None, None, WarningCode.SYMBOLS_MISSING, "; ".join((message, *problems)))
