@@ -82,6 +82,11 @@ class Text:
         ranges = self._profile.text_ranges
         return any(start <= address < end for start, end in ranges[1:])
 
+    def bounds_of(self, first: str, last: str) -> tuple[int, int] | None:
+        """The addresses of two routines of the kernel, or ``None`` if it lacks them."""
+        start, end = self._profile.address_of(first), self._profile.address_of(last)
+        return None if start is None or end is None else (start, end)
+
     def is_vector(self, address: int) -> bool:
         """Whether ``address`` lies among the exception vectors, at the start of kernel text."""
         end = self._profile.address_of("__end_interrupts")

@@ -57,6 +57,7 @@ class Unwinder:
         self.quirks: set[str] = set()
         self._answers: dict[tuple[int, int], ReturnAddress] = {}
         self._calls: dict[int, int] = {}
+        self._lr_savers = text.bounds_of(*arch.lr_savers) if arch.lr_savers else None
 
     def unwind(self, registers: Registers, stacks: tuple[Stack, ...]) -> StackRecord:
         """The stack of a CPU with these registers and these stacks of its own."""
@@ -79,7 +80,11 @@ class Unwinder:
         if answer is None:
             code = self.memory.read_code(function.start, min(function.end - function.start, MAX_FUNCTION_BYTES))
             index = (nip - function.start) // 4
-            answer = self._answers[key] = find_return_address(self.arch.name, code, index)
+            savers = range(0)
+            if self._lr_savers is not None:
+                first, last = self._lr_savers
+                savers = range((first - function.start) // 4, (last - function.start) // 4 + 1)
+            answer = self._answers[key] = find_return_address(self.arch.name, code, index, savers)
         return answer
 
     def call_before(self, address: int) -> int | None:
@@ -271,9 +276,13 @@ class _Walk:
         """Whether ``ppc_save_regs`` stored r1 of its caller's caller, as kernels before 6.5 do.
 
         Since Linux 6.5 ("powerpc: update ppc_save_regs to save current r1 in pt_regs") r1 belongs to nip, and the
-        saved link is the LR save word one frame up. Before, it is the LR save word at r1 itself.
+        saved link is the LR save word one frame up. Before, it is the LR save word at r1 itself. That says nothing if
+        the link lies in nip's own function: the oldest kernels saved it as nip too, and in exact registers without a
+        trap (a hypervisor's, firmware's) it stands there behind any call.
         """
         memory, slot, stack_pointer = self._memory, self._arch.lr_slot, registers.stack_pointer
+        if self._function is not None and self._function.start < registers.lr <= self._function.end:
+            return False
         try:
             if memory.word(memory.word(stack_pointer) + slot) == registers.lr:
                 return False

@@ -57,6 +57,11 @@ def stwu_to(register: int, offset: int) -> int:
     return 0x94200000 | register << 16 | _displacement(offset)
 
 
+def jump_table(start: int, *targets: int) -> tuple[int, ...]:
+    """The words of a jump table at index ``start`` of a function that leads to these indices."""
+    return tuple((target - start) * 4 & 0xFFFFFFFF for target in targets)
+
+
 def b(words: int) -> int:
     """``b`` over so many words."""
     return 0x48000000 | words * 4 & 0x3FFFFFC
@@ -70,3 +75,28 @@ def bl(words: int) -> int:
 def beq(words: int) -> int:
     """``beq`` over so many words."""
     return 0x41820000 | words * 4 & 0xFFFC
+
+
+def stdu(size: int) -> int:
+    """``stdu r1,-size(r1)``: makes a frame of 64-bit code."""
+    return 0xF8210001 | _displacement(-size) & ~3
+
+
+def std(register: int, offset: int) -> int:
+    """``std rN,offset(r1)``."""
+    return 0xF8010000 | register << 21 | _displacement(offset)
+
+
+def ld(register: int, offset: int) -> int:
+    """``ld rN,offset(r1)``."""
+    return 0xE8010000 | register << 21 | _displacement(offset)
+
+
+def stdu_to(register: int, offset: int) -> int:
+    """``stdu r1,offset(rN)``: stores r1 at the top of another stack."""
+    return 0xF8200001 | register << 16 | _displacement(offset)
+
+
+def addis(target: int, source: int, value: int) -> int:
+    """``addis target,source,value``."""
+    return 0x3C000000 | target << 21 | source << 16 | _displacement(value)

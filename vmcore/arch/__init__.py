@@ -27,11 +27,13 @@ def choose_architecture(word_bytes: int, byte_order: str) -> Architecture:
 
 
 @lru_cache(maxsize=2048)
-def find_return_address(arch_name: Arch, code: bytes, index: int) -> ReturnAddress:
+def find_return_address(arch_name: Arch, code: bytes, index: int, lr_savers: range = range(0)) -> ReturnAddress:
     """Where the function with this code keeps its return address before instruction ``index``.
+
+    ``lr_savers`` are the places of the routines that store LR for their caller, in words from the function's start.
 
     Kept across dumps, since the code itself is the key: it is read, and so recorded as needed, all the same.
     """
     arch = ARCHITECTURES[arch_name]
     words = struct.unpack_from(f"{'>' if arch.byte_order == 'big' else '<'}{len(code) // 4}I", code)
-    return Flow(words, arch.lr_slot, arch.decode).at(index)
+    return Flow(words, arch.lr_slot, arch.decode, lr_savers).at(index)

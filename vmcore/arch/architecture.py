@@ -82,7 +82,8 @@ class Architecture:
 
     A kernel knows its CPU by the current task in ``task_register`` or by the PACA in ``paca_register``; ``paca_stacks``
     are members of a PACA that point to the highest addresses of stacks. Addresses below ``lowest_kernel_address`` are a
-    user's, or those of real mode, where they mean the linear map's memory.
+    user's, or those of real mode, where they mean the linear map's memory. ``lr_savers`` are the first and the last of
+    the routines of size-optimised code that store LR for their caller.
     """
 
     name: Arch
@@ -108,6 +109,7 @@ class Architecture:
     paca_stacks: tuple[tuple[str, StackKind], ...] = ()
     lowest_kernel_address: int = 0
     firmware: tuple[Firmware, ...] = ()
+    lr_savers: tuple[str, str] | None = None
 
     def vector_name(self, trap: int) -> str | None:
         """The exception's name of a trap word, or ``None`` for one that the architecture does not have.

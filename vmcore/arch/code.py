@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
 
-from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, prefixed_writes, signed
+from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, prefixed_writes
 from crashbeam.vmcore.arch.jump_tables import find_jump_tables
 
 LR = 1 << 32
@@ -29,6 +31,12 @@ _VOLATILE = 1 | 0x1FF8
 """r0 and r3 to r12: a call may write them (r2 and r13 are never written by compiled code)."""
 MAX_FUNCTION_BYTES = 1 << 17
 """The longest function that is followed; the longest of the corpus' kernels has 28 KiB."""
+_MOST_TABLES, _MOST_PROBES = 512, 1 << 17
+"""Bounds for made-up code: branches to CTR whose states are kept, blocks that are tried with states. The corpus'
+kernels need at most 223 and 14,550 (``___bpf_prog_run``).
+"""
+_FIRST_BRANCH, _FIRST_LONG_BRANCH, _BRANCHES_END = 16 << 26, 18 << 26, 19 << 26
+"""``bc`` has primary opcode 16, ``b`` 18; ``sc`` between them has one of the low bits set."""
 _PROLOGUE_WORDS = 8
 """A call of the profiler (``_mcount``, ``ftrace_caller``) stands within these."""
 
@@ -57,9 +65,8 @@ class Strength(IntEnum):
     NORMAL = 2
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is known before one instruction."""
+class State(NamedTuple):
+    """What is known before one instruction (a tuple, since one is made at every branch)."""
 
     depth: int = 0
     slot: bool = False
@@ -98,6 +105,7 @@ class Flow:
         self._states: dict[int, tuple[Strength, State]] = {}
         self._at_tables: dict[int, State] = {}
         self._oddities = 0
+        self._probes_left = _MOST_PROBES
         self._pending: tuple[list[tuple[int, State]], ...] = ([], [], [])
 
     def at(self, index: int) -> ReturnAddress:
@@ -113,7 +121,10 @@ class Flow:
         return everywhere[index] or _answer(self._unreached(index))
 
     def at_all(self) -> list[ReturnAddress | None]:
-        """What is known before every instruction (for tests against call frame information)."""
+        """What is known before every instruction (for tests against call frame information).
+
+        ``None`` stands for what is no instruction, and for padding that no edge reaches.
+        """
         self._leaders.update(range(len(self._words)))
         self._run(0, ENTRY)
         data = self._data()
@@ -126,10 +137,9 @@ class Flow:
         leaders = {0}.union(*(table.targets for table in self._tables.values()))
         count = len(self._words)
         for index, word in enumerate(self._words):
-            primary = word >> 26
-            if primary in (16, 18) and not word & 3:
-                displacement = signed(word & 0x3FFFFFC, 26) if primary == 18 else signed(word & 0xFFFC, 16)
-                target = index + (displacement >> 2)
+            if _FIRST_BRANCH <= word < _BRANCHES_END and not word & 3:
+                sign = 0x8000 if word < _FIRST_LONG_BRANCH else 0x2000000
+                target = index + ((word & (2 * sign - 1) ^ sign) - sign >> 2)
                 if 0 <= target < count:
                     leaders.add(target)
         return leaders
@@ -192,6 +202,14 @@ class Flow:
                     self._oddities += 1
                 if kind is Kind.BRANCH:
                     return
+            elif kind is Kind.STORE:
+                if step.value == depth + slot_offset and not switched:
+                    slot = bool(holders & 1 << step.register)
+            elif kind is Kind.LOAD:
+                holders &= ~step.writes
+                if step.value == depth + slot_offset and not switched:
+                    holders |= step.writes if slot else 0
+                    self._oddities += not slot
             elif kind is Kind.CALL:
                 if lr_savers and index + (step.value >> 2) in lr_savers:
                     slot = bool(holders & 1)
@@ -203,14 +221,6 @@ class Flow:
                 return
             elif kind is Kind.ALLOCATE:
                 depth += step.value
-            elif kind is Kind.STORE:
-                if step.value == depth + slot_offset and not switched:
-                    slot = bool(holders & 1 << step.register)
-            elif kind is Kind.LOAD:
-                holders &= ~step.writes
-                if step.value == depth + slot_offset and not switched:
-                    holders |= step.writes if slot else 0
-                    self._oddities += not slot
             elif kind is Kind.FROM_LR:
                 self._oddities += not holders & LR
                 holders = holders | step.writes if holders & LR else holders & ~step.writes
@@ -244,16 +254,15 @@ class Flow:
                 elif index in self._tables:
                     before = State(depth, slot, holders, switched)
                     normal.extend([(target, before) for target in self._tables[index].targets])
-                else:
+                elif len(self._at_tables) < _MOST_TABLES:
                     self._at_tables[index] = State(depth, slot, holders, switched)
                 return
             index += 1
 
     def _unreached(self, index: int) -> State:
         """The state of an instruction that no edge reaches, chosen as the one that fits best what it flows into."""
-        frame_bytes = self._frame_bytes()
-        candidates = [*self._at_tables.values(), State(frame_bytes, True, 0), State(frame_bytes, False, LR), ENTRY]
-        return self._best(index, candidates)
+        framed = State(self._frame_bytes, True, 0), State(self._frame_bytes, False, LR)
+        return self._best(index, [*self._at_tables.values(), *framed, ENTRY])
 
     def _doubtful(self, index: int, level: Strength) -> bool:
         """Whether control may never arrive here: behind a trap, or behind a call where LR is read as if none had
@@ -264,6 +273,7 @@ class Flow:
         before, here = self._decode(self._words[index - 1]).kind, self._decode(self._words[index]).kind
         return before is Kind.TRAP or (before is Kind.CALL and here is Kind.FROM_LR)
 
+    @cached_property
     def _frame_bytes(self) -> int:
         for word in self._words:
             step = self._decode(word)
@@ -272,14 +282,14 @@ class Flow:
         return _UNKNOWN_FRAME
 
     def _best(self, index: int, candidates: list[State]) -> State:
+        if self._probes_left <= 0:
+            return candidates[0]
         return min(dict.fromkeys(candidates), key=lambda candidate: self._contradictions(index, candidate))
 
     def _contradictions(self, index: int, state: State) -> int:
         probe = Flow.__new__(Flow)
-        probe._words, probe._slot_offset, probe._decode = self._words, self._slot_offset, self._decode
-        probe._tables, probe._lr_savers = self._tables, self._lr_savers
-        probe._leaders, probe._at_tables, probe._pending = self._leaders, {}, ([], [], [])
-        probe._states, probe._oddities = {}, 0
+        vars(probe).update(vars(self))
+        probe._states, probe._at_tables, probe._pending, probe._oddities = {}, {}, ([], [], []), 0
         known, wrong = self._states, 0
         todo = [(index, state)]
         seen: set[int] = set()
@@ -295,6 +305,7 @@ class Flow:
             for edges in probe._pending:
                 todo.extend(edges)
                 edges.clear()
+        self._probes_left -= len(seen)
         return wrong + probe._oddities
 
 

@@ -92,7 +92,8 @@ _EXTENDED_WRITES_NOTHING = _opcodes(
     stxvh8x 940, stxsihx 941, stxvd2x 972, stxvb16x 1004, mtvsrd 179, mtvsrwa 211, mtvsrwz 243, mtvsrws 403, mtvsrdd
     435, mcrxrx 576, tbegin 654, tend 686, tcheck 718, tsr 750, tabort 910, tabortwc 782, tabortdc 814, tabortwci 846,
     tabortdci 878, treclaim 942, trechkpt 1006, clrbhrb 430, slbsync 338, slbieg 466, slbiag 850, copy 774, cpabort 838,
-    paste 902, msgsync 886, hashstp 658, hashchkp 690, hashst 722, hashchk 754, dss 822, dst 342, dstst 374
+    paste 902, msgsync 886, hashstp 658, hashchkp 690, hashst 722, hashchk 754, dss 822, dst 342, dstst 374,
+    dcbtstls 134, dcbtls 166, icblc 230, dcblc 390, icbtls 486, mtpmr 462
     """
 )
 """Extended opcodes of primary opcode 31; what stands in no table writes RT."""
@@ -106,26 +107,26 @@ _ALWAYS = 0x02800000
 _LR_OPERAND, _OPERAND_MASK = 0x80000, 0x1FF800
 """SPR 8 in the field of ``mtspr`` and ``mfspr``, whose halves are swapped."""
 
-
-_VECTOR_WRITES_RT = _opcodes(
-    """
-    vgnb 1228, vextublx 1549, vextuhlx 1613, vextuwlx 1677, vextubrx 1805, vextuhrx 1869, vextuwrx 1933
-    """
-)
-_VECTOR_FIELD_WRITES_RT = {1538: range(2), 1602: range(8, 32)}
-"""Extended opcodes of primary opcode 4 that write a general register: some only with these values in the field of VRA
-(``vclzlsbb``, ``vctzlsbb``; ``vextractbm`` to ``vextractqm``, ``vcntmbb`` to ``vcntmbd``).
-"""
 _MULTIPLY_ADD = _opcodes("maddhd 48, maddhdu 49, maddld 51")
-
+_VECTOR_WRITES_RT = _opcodes(
+    "vgnb 1228, vextublx 1549, vextuhlx 1613, vextuwlx 1677, vextubrx 1805, vextuhrx 1869, vextuwrx 1933"
+)
+_VECTOR_FIELD_WRITES_RT = {
+    1538: _opcodes("vclzlsbb 0, vctzlsbb 1"),
+    1602: _opcodes("vextractm 8 9 10 11 12, vcntmb 24 25 26 27 28 29 30 31"),
+}
+"""Extended opcodes of primary opcode 4 that write a general register, some only with these values in VRA's field."""
+_LQ, _LQARX = 56, 276
+"""The loads of a pair of registers: a primary opcode, and an extended one of 31."""
+_VSX_EXTRACT = 347
+"""The extended opcode of ``xsxexpdp`` and ``xsxsigdp``, in primary opcode 60."""
 _PREFIXED_WRITES_RT = (
     _opcodes("plwa 41, pld 57"),
     frozenset[int](),
     _opcodes("paddi 14, plwz 32, plbz 34, plhz 40, plha 42"),
+    frozenset[int](),
 )
-_PLQ = 56
-_LQARX, _VSX_EXTRACT = 276, 347
-"""``lqarx``, which writes two registers; ``xsxexpdp`` and ``xsxsigdp``."""
+"""By the type of the prefix, the primary opcodes of the second word that write RT."""
 
 
 def signed(value: int, bits: int) -> int:
@@ -229,7 +230,8 @@ def decode_32(word: int) -> Instruction:
 def decode_64(word: int) -> Instruction:
     """A word of 64-bit code: frames are made by ``stdu``, LR goes through ``std`` and ``ld``.
 
-    The first word of a prefixed instruction is of kind PREFIX: what it does is known with the second (``decode_prefixed``).
+    The first word of a prefixed instruction is of kind PREFIX: what both do tells ``prefixed_writes``. Their uses on r1
+    (frames of more than 32 KiB) are not followed.
     """
     primary = word >> 26
     target, source = (word >> 21) & 31, (word >> 16) & 31
@@ -243,8 +245,8 @@ def decode_64(word: int) -> Instruction:
         return _PREFIX
     if primary == 2:
         return Instruction(Kind.TRAP) if target == 31 else _NOTHING
-    if primary == 56 or primary == 31 and (word >> 1) & 0x3FF == _LQARX:
-        return Instruction(Kind.PLAIN, 3 << (target & 30))
+    if primary == _LQ or (primary == 31 and (word >> 1) & 0x3FF == _LQARX):
+        return Instruction(Kind.PLAIN, _pair(target))
     if primary == 60 and (word >> 2) & 0x1FF == _VSX_EXTRACT and source < 2:
         return _PLAIN[target]
     return _decode_common(word) or _NOTHING
@@ -281,9 +283,14 @@ def _is_vector_to_register(word: int, field: int) -> bool:
     )
 
 
+def _pair(register: int) -> int:
+    """The mask of an even register and the one behind it."""
+    return 3 << (register & 30)
+
+
 def prefixed_writes(prefix: int, suffix: int) -> int:
     """The GPRs (a mask) that a prefixed instruction writes."""
     form, primary, target = (prefix >> 24) & 3, suffix >> 26, (suffix >> 21) & 31
-    if form == 0 and primary == _PLQ:
-        return 3 << (target & 30)
-    return 1 << target if form < 3 and primary in _PREFIXED_WRITES_RT[form] else 0
+    if form == 0 and primary == _LQ:
+        return _pair(target)
+    return 1 << target if primary in _PREFIXED_WRITES_RT[form] else 0

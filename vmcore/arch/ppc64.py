@@ -188,6 +188,7 @@ PPC64 = Architecture(
         Firmware("rtas", "rtas_t"),
         Firmware("opal", "opal"),
     ),
+    lr_savers=("_savegpr0_14", "_savegpr0_31"),
 )
 
 PPC64LE = replace(PPC64, name="ppc64le", byte_order="little")
