@@ -22,7 +22,7 @@ help:
 	@echo "make demo   the pipeline over the real dumps in $(GOLDEN), and one report as text"
 	@echo "make test   all tests, with coverage"
 	@echo "make check  format, lint, types, tests; with the shared corpus, every report of it against the truth"
-	@echo "make bench  the benchmarks, as ratios"
+	@echo "make bench  the benchmarks, as ratios; DRGN_PYTHON=a Python that has drgn adds the one beside drgn"
 	@echo "make docs   writes what is generated: schemas/json, docs/codes.md, docs/tables.md"
 	@echo "make lock   makes requirements.lock anew;  make setup, make clean  .venv and build/"
 
@@ -62,8 +62,9 @@ corpus: setup
 	@echo "check: the corpus against its truth"
 	@rm -rf build/corpus && mkdir -p build
 	@corpus=$$($(BIN)/python -m tests.shared_corpus) && \
-	$(BIN)/crashbeam run "$$corpus/ppc32" --symbols "$$corpus/kernels" -o build/corpus && \
-	$(BIN)/python "$(SHARED)/tools/check_corpus.py" build/corpus/parts --corpus "$$corpus/ppc32"
+	$(BIN)/crashbeam run "$$corpus/ppc32" "$$corpus/ppc64" --symbols "$$corpus/kernels" -o build/corpus && \
+	$(BIN)/python "$(SHARED)/tools/check_corpus.py" build/corpus/parts --hypervisor \
+		--corpus "$$corpus/ppc32" --corpus "$$corpus/ppc64"
 else
 corpus:
 	@echo "check: no shared corpus here, so no comparison with its truth (set SHARED to its folder)"

@@ -14,8 +14,8 @@ import pytest
 from crashbeam.schemas.codes import MatchedBy, SymbolLayouts, SymbolNames, WarningCode
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
-from crashbeam.vmcore.symbols import index as indexes
 from crashbeam.vmcore.symbols import given as given_symbols
+from crashbeam.vmcore.symbols import index as indexes
 from crashbeam.vmcore.symbols import store as stores
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.identity import FileKind, identify

@@ -19,8 +19,8 @@ from crashbeam.pipeline.cli import main
 from crashbeam.schemas.codes import SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
-from crashbeam.vmcore.symbols import profile as profiles
 from crashbeam.vmcore.symbols import given as given_symbols
+from crashbeam.vmcore.symbols import profile as profiles
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.identity import FileKind
 from crashbeam.vmcore.symbols.index import SymbolIndex, list_symbol_files
