@@ -20,24 +20,30 @@ from crashbeam.vmcore.trim import trim
 
 GOLDEN = Path(__file__).parent / "golden"
 KEPT = ("arch", "kernel", "online", "panic_cpu", "panic_task", "cpus_possible")
-KEPT_OF_CPU = ("cpu", "state", "pid", "comm", "task", "registers", "frames", "stack")
+KEPT_OF_CPU = ("cpu", "state", "pid", "comm", "task", "registers", "frames", "stack", "mode")
 
 
 def main(corpus: Path) -> None:
-    """Trims one dump of every ppc32 scenario, and both damaged ones."""
+    """Trims one dump of every scenario, and both damaged ones."""
     truths = {}
     for old in (*GOLDEN.glob("*.kdump"), *GOLDEN.glob("*.profile")):
         old.unlink()
     with tempfile.TemporaryDirectory() as cache:
         options = AnalysisOptions((str(corpus / "kernels"),), cache)
-        for truth_file in sorted((corpus / "ppc32").glob("*/truth.json")):
-            make_one(truth_file.parent / "vmcore.zlib", truth_file.parent.name, options)
+        for truth_file in sorted(corpus.glob("ppc*/*/truth.json")):
+            make_one(dump_of(truth_file.parent), truth_file.parent.name, options)
             truths[truth_file.parent.name] = shorten(json.loads(truth_file.read_text()))
         for name in ("incomplete", "truncated"):
             make_one(corpus / "ppc32" / "damaged" / f"{name}.zlib", f"damaged_{name}", options)
         for profile in Path(cache).glob("*.profile"):
             shutil.copyfile(profile, GOLDEN / profile.name)
     (GOLDEN / "truth.json.xz").write_bytes(lzma.compress(json.dumps(truths, separators=(",", ":")).encode(), preset=9))
+
+
+def dump_of(scenario: Path) -> Path:
+    """One dump of a scenario: the zlib one of makedumpfile, else what there is."""
+    dumps = sorted(path for path in scenario.iterdir() if path.name.startswith(("vmcore.", "qemu.")))
+    return next((path for path in dumps if path.name == "vmcore.zlib"), dumps[0])
 
 
 def make_one(dump: Path, name: str, options: AnalysisOptions) -> None:

@@ -6,10 +6,14 @@ from typing import Any
 from crashbeam.schemas.codes import NoteState
 from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame, Stack
 
-REGISTER_NAMES = {"link": "lr", "ccr": "cr", "orig_gpr3": "orig_r3"}
-STACK_NAMES = {"process": "task"}
+REGISTER_NAMES = {"link": "lr", "ccr": "cr", "orig_gpr3": "orig_r3"} | {f"gpr{n}": f"r{n}" for n in range(32)}
+STACK_NAMES = {"process": "task", "mc": "machine_check"}
+WITH_REGISTERS = (NoteState.SAVED, NoteState.NOT_POPULATED)
 BELOW_THE_FIRST_FUNCTION = frozenset(
-    {"start_here", "start_secondary_resume", "__secondary_start", "set_ivor", "_start", "__start"}
+    {
+        *("start_here", "start_secondary_resume", "__secondary_start", "set_ivor", "_start", "__start"),
+        *("start_here_common", "start_secondary_prolog"),
+    }
 )
 """Assembly entries that stand below the first kernel function: they may be missing on either side."""
 
@@ -41,7 +45,7 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
         int(cpu.task.address, 16),
     ):
         yield f"task: got {cpu.task}"
-    if known["state"] != NoteState.SAVED:
+    if known["state"] not in WITH_REGISTERS:
         if cpu.registers is not None or cpu.stack.frames:
             yield "registers or frames of a CPU that saved none"
         return
@@ -49,6 +53,8 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
     got = {name: number(value) for name, value in (cpu.registers or {}).items()}
     if registers != {name: got.get(name) for name in registers}:
         yield "registers differ"
+    if known.get("mode") is not None and known["mode"] != cpu.mode:
+        yield f"mode: expected {known['mode']}, got {cpu.mode}"
     yield from stack_differences(cpu.stack, known["frames"])
 
 
@@ -90,6 +96,8 @@ def frame_differences(frame: Frame, known: Mapping[str, Any]) -> Iterator[str]:
         return
     name = f"{frame.symbol} [{frame.module}]" if frame.module else frame.symbol or frame.address
     names = known["fn"].split("|")
+    if known["fn"].startswith("(firmware ") and frame.symbol is not None:
+        yield f"#{frame.level}: firmware has no symbol, got {name}"
     if name not in names and number(known["pc"]) != number(frame.address):
         yield f"#{frame.level}: expected {known['fn']}, got {name}"
     if frame.symbol is not None and name not in names:
