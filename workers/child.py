@@ -16,6 +16,7 @@ import sys
 
 from crashbeam.schemas.codes import Stage
 from crashbeam.vmcore.stage_mark import set_stage_hook
+from crashbeam.vmcore.symbols.store import set_profile_hook
 from crashbeam.workers.analysis import Analyse, analyse_to_line, load_analyse
 from crashbeam.workers.limits import Limits
 from crashbeam.workers.protocol import EXIT_OUT_OF_MEMORY, READY, ChildSettings, read_frame, unpack_input, write_frame
@@ -44,23 +45,28 @@ def main() -> None:
         stage_memory[0] = STAGE_NUMBERS[stage]
 
     set_stage_hook(mark)
+    profiles: list[bytes] = []
+    set_profile_hook(profiles.append)
     gc.collect()
     gc.freeze()
     _limit_process(settings.limits)
     write_frame(answers, READY)
     try:
-        _serve(requests, answers, analyse, settings)
+        _serve(requests, answers, analyse, settings, profiles)
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSettings) -> None:
+def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSettings, profiles: list[bytes]) -> None:
+    """Answers every request; before the answer go the profiles that were made of the dump's own symbols."""
     while (request := read_frame(requests)) is not None:
         dump_input = unpack_input(request)
         _limit_input(settings.limits)
         line = analyse_to_line(analyse, dump_input, settings.options)
         # A driver that is slow to read must not cost the next input its child.
         signal.setitimer(signal.ITIMER_REAL, 0)
+        while profiles:
+            write_frame(answers, profiles.pop())
         write_frame(answers, line)
 
 

@@ -13,6 +13,7 @@ from collections import deque
 
 from crashbeam.schemas.codes import FailureCode, Stage
 from crashbeam.vmcore.facts import DumpInput
+from crashbeam.vmcore.symbols.profile import MAGIC as PROFILE_MAGIC
 from crashbeam.workers.child import STAGES
 from crashbeam.workers.protocol import (
     EXIT_OUT_OF_MEMORY,
@@ -42,11 +43,13 @@ class ChildStartError(Exception):
 class ChildProcess:
     """A child that is ready for requests. Raises ChildStartError.
 
-    ``under_way`` holds the numbers of its requests, the one that it is on first.
+    ``under_way`` holds the numbers of its requests, the one that it is on first; ``profiles`` what it made of the
+    symbols of dumps, for the cache.
     """
 
     def __init__(self, settings: ChildSettings, debug: bool) -> None:
         self.under_way: deque[int] = deque()
+        self.profiles: list[bytes] = []
         self._began = 0.0
         self._frames = FrameBuffer()
         self._unsent = bytearray()
@@ -111,11 +114,13 @@ class ChildProcess:
         """What came in: answers as (request number, line), and whether the child is dead."""
         try:
             data = os.read(self.answers, 1 << 20)
-            lines = self._frames.feed(data)
+            frames = self._frames.feed(data)
         except BlockingIOError:
             return [], False
         except ProtocolError:
             return [], True
+        lines = [frame for frame in frames if not frame.startswith(PROFILE_MAGIC)]
+        self.profiles += [frame for frame in frames if frame.startswith(PROFILE_MAGIC)]
         if len(lines) > len(self.under_way):
             return [], True
         answers = [(self.under_way.popleft(), line) for line in lines]

@@ -6,6 +6,7 @@ behind goes to the next child, and a new child takes its place.
 
 import contextlib
 import heapq
+import logging
 import os
 import selectors
 import signal
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 
 from crashbeam.schemas.codes import FailureCode, Stage
 from crashbeam.schemas.encode import to_json_line
+from crashbeam.vmcore.dump import profile_store
+from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, Failed
 from crashbeam.vmcore.stages import to_record
 from crashbeam.workers.analysis import ANALYSE, analyse_to_line, load_analyse, name_of
@@ -34,6 +37,8 @@ _SENTENCES = {
     FailureCode.OUT_OF_MEMORY: "{name}: the analysis needed more memory than its limit while {stage}",
     FailureCode.WORKER_KILLED: "{name}: the worker process died ({death}) while {stage}",
 }
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ class Pool:
             if key.fd == child.answers:
                 answers, dead = child.receive()
                 self._lines.update(answers)
+                self._keep_profiles(child)
                 moved = moved or bool(answers) or dead
                 if dead:
                     self._bury(child, inputs)
@@ -121,6 +127,14 @@ class Pool:
                 self._bury(child, inputs)
                 moved = True
         return moved
+
+    def _keep_profiles(self, child: ChildProcess) -> None:
+        """Puts what a child made of dumps' own symbols into the cache, where the other children find it."""
+        while child.profiles:
+            try:
+                profile_store(self._settings.options).keep_from_dump(child.profiles.pop())
+            except SymbolError as error:
+                _log.debug("a child's profile was refused: %s", error.message)
 
     def _bury(self, child: ChildProcess, inputs: Sequence[DumpInput]) -> None:
         self._remove(child)

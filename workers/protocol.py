@@ -2,6 +2,7 @@
 
 To the child go pickles (``ChildSettings`` first, then an input a frame): the driver is trusted. Back come only
 bytes: ``READY`` or what kept the child from starting, then one JSON line for each input, in the order of the requests.
+Before a line may go kernel profiles, made of that dump's own symbols: a child may not write them to the cache itself.
 """
 
 import os

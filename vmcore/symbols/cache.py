@@ -139,6 +139,12 @@ class ProfileCache:
         self._in_memory[name] = made
         return made, True
 
+    def remember(self, data: bytes) -> KernelProfile:
+        """Keeps a compiled profile in this process alone. Raises SymbolError if ``data`` is none."""
+        made = KernelProfile(data)
+        self._in_memory[profile_name(made)] = made
+        return made
+
     def whole(self, name: str) -> KernelProfile | None:
         """The profile of that file name, read to its end; ``None`` also if it is damaged, or another build's."""
         profile = self.named(name)

@@ -11,19 +11,19 @@ in the cache, has changed. So a dump of a known build costs no system call, othe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crashbeam.schemas.codes import MatchedBy, WarningCode
+from crashbeam.schemas.codes import MatchedBy, SymbolNames, WarningCode
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, profile_name
 from crashbeam.vmcore.symbols.compiled import CompiledKernel, release_of
 from crashbeam.vmcore.symbols.matching import WantedKernel, same_addresses, same_build
-from crashbeam.vmcore.symbols.profile import KernelProfile
+from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 
 if TYPE_CHECKING:
     from crashbeam.vmcore.symbols.given import Given
@@ -51,6 +51,19 @@ class SymbolSearch:
 
 _Question = tuple[tuple[str, ...], str | None, str | None, str | None, frozenset[tuple[str, int]]]
 _State = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Hooks:
+    take_profile: Callable[[bytes], None] | None = None
+
+
+_hooks = _Hooks()
+
+
+def set_profile_hook(take_profile: Callable[[bytes], None] | None) -> None:
+    """From now on ``take_profile`` is given every profile that is made of a dump, for a process that may not write."""
+    _hooks.take_profile = take_profile
 
 
 class ProfileStore:
@@ -128,8 +141,26 @@ class ProfileStore:
         return profile, is_new
 
     def add(self, kernel: CompiledKernel) -> KernelProfile:
-        """Keeps the kernel that a dump carries itself; gives the richer one of its build, if that is there already."""
-        return self._cache.add(kernel)
+        """Keeps the kernel that a dump carries itself; gives the richer one of its build, if that is there already.
+
+        Where a hook is set, the folder is left alone: whoever set it puts the profile there.
+        """
+        if _hooks.take_profile is None:
+            return self._cache.add(kernel)
+        data = compile_profile(kernel)
+        _hooks.take_profile(data)
+        return self._cache.remember(data)
+
+    def keep_from_dump(self, data: bytes) -> None:
+        """Puts a profile into the folder that a process without the right to do so made of a dump.
+
+        Raises SymbolError for what is damaged, or is no profile of a dump's own symbols.
+        """
+        profile = KernelProfile(data)
+        profile.verify()
+        if profile.names is not SymbolNames.KALLSYMS:
+            raise SymbolError("a profile that claims to be more than what a dump carries")
+        self._cache.keep(data)
 
     def save_index(self) -> None:
         """Writes down what the files that were looked into are."""
