@@ -133,10 +133,11 @@ class BoardCpu:
 
 @dataclass(slots=True)
 class Board:
-    """The board: its CPUs, and what else of it cannot be read."""
+    """The board: its CPUs, what else of it cannot be read, and how far from where it was linked its kernel ran."""
 
     cpus: list[BoardCpu] = field(default_factory=list)
     panic_cpu: int = 2
+    kernel_offset: int = 0
     lost_variables: tuple[str, ...] = ()
     file_notes: Sequence[int] | None = None
 
@@ -151,7 +152,7 @@ class Board:
         path = folder / "vmcore"
         with path.open("wb") as target:
             write_kdump(target, facts_of(self), memory.pages, lost_pfns=memory.lost)
-        (folder / "kernel.profile").write_bytes(_profile())
+        (folder / "kernel.profile").write_bytes(compile_profile(KERNEL.moved(-self.kernel_offset)))
         return path
 
     def _write_kernel(self, memory: "_Memory") -> None:
@@ -277,7 +278,7 @@ class _Memory:
         self.lost.add((address - LINEAR) // PAGE)
 
 
-def _vmcoreinfo() -> bytes:
+def _vmcoreinfo(kernel_offset: int) -> bytes:
     lines = (
         f"OSRELEASE={RELEASE}",
         f"BUILD-ID={BUILD_ID}",
@@ -286,6 +287,7 @@ def _vmcoreinfo() -> bytes:
         "OFFSET(uts_namespace.name)=4",
         f"SYMBOL(_stext)={_STEXT:x}",
         f"SYMBOL(swapper_pg_dir)={VARIABLES['swapper_pg_dir']:x}",
+        f"KERNELOFFSET={kernel_offset:x}",
         "CRASHTIME=1700000000",
     )
     return "".join(line + "\n" for line in lines).encode()
@@ -299,7 +301,7 @@ def facts_of(board: Board) -> ContainerFacts:
         for cpu in (board.cpus[number] for number in order)
         if cpu.registers is not None and cpu.in_file
     )
-    info = _vmcoreinfo()
+    info = _vmcoreinfo(board.kernel_offset)
     notes += struct.pack(">III", 11, len(info), 0) + b"VMCOREINFO\0\0" + info + bytes(-len(info) % 4)
     return ContainerFacts(
         container="kdump",
@@ -321,17 +323,14 @@ def facts_of(board: Board) -> ContainerFacts:
     )
 
 
-def _profile() -> bytes:
-    return compile_profile(
-        CompiledKernel(
-            build_id=BUILD_ID,
-            banner=BANNER,
-            arch="ppc32",
-            names=SymbolNames.VMLINUX,
-            layouts=SymbolLayouts.BTF,
-            text_ranges=((_STEXT, _ETEXT),),
-            text=sorted((start, name) for name, (start, _) in TEXT.items()),
-            variables=VARIABLES,
-            structs=STRUCTS,
-        )
-    )
+KERNEL = CompiledKernel(
+    build_id=BUILD_ID,
+    banner=BANNER,
+    arch="ppc32",
+    names=SymbolNames.VMLINUX,
+    layouts=SymbolLayouts.BTF,
+    text_ranges=((_STEXT, _ETEXT),),
+    text=sorted((start, name) for name, (start, _) in TEXT.items()),
+    variables=VARIABLES,
+    structs=STRUCTS,
+)
