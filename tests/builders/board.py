@@ -77,6 +77,7 @@ TEXT: Mapping[str, tuple[int, tuple[int, ...]]] = {
 _STEXT, _ETEXT = 0xC0000000, 0xC0600000
 
 VARIABLES = {
+    "_stext": 0xC0000000,
     "linux_banner": 0xC0700000,
     "init_uts_ns": 0xC0701000,
     "__per_cpu_offset": 0xC0709000,
@@ -133,11 +134,14 @@ class BoardCpu:
 
 @dataclass(slots=True)
 class Board:
-    """The board: its CPUs, what else of it cannot be read, and how far from where it was linked its kernel ran."""
+    """The board: its CPUs, what else of it cannot be read, how far from where it was linked its kernel ran, and whether
+    VMCOREINFO has its build id (Linux 5.9).
+    """
 
     cpus: list[BoardCpu] = field(default_factory=list)
     panic_cpu: int = 2
     kernel_offset: int = 0
+    has_build_id: bool = True
     lost_variables: tuple[str, ...] = ()
     file_notes: Sequence[int] | None = None
 
@@ -278,16 +282,16 @@ class _Memory:
         self.lost.add((address - LINEAR) // PAGE)
 
 
-def _vmcoreinfo(kernel_offset: int) -> bytes:
+def _vmcoreinfo(board: Board) -> bytes:
     lines = (
         f"OSRELEASE={RELEASE}",
-        f"BUILD-ID={BUILD_ID}",
+        *([f"BUILD-ID={BUILD_ID}"] if board.has_build_id else []),
         "PAGESIZE=4096",
         f"SYMBOL(init_uts_ns)={VARIABLES['init_uts_ns']:x}",
         "OFFSET(uts_namespace.name)=4",
         f"SYMBOL(_stext)={_STEXT:x}",
         f"SYMBOL(swapper_pg_dir)={VARIABLES['swapper_pg_dir']:x}",
-        f"KERNELOFFSET={kernel_offset:x}",
+        f"KERNELOFFSET={board.kernel_offset:x}",
         "CRASHTIME=1700000000",
     )
     return "".join(line + "\n" for line in lines).encode()
@@ -301,7 +305,7 @@ def facts_of(board: Board) -> ContainerFacts:
         for cpu in (board.cpus[number] for number in order)
         if cpu.registers is not None and cpu.in_file
     )
-    info = _vmcoreinfo(board.kernel_offset)
+    info = _vmcoreinfo(board)
     notes += struct.pack(">III", 11, len(info), 0) + b"VMCOREINFO\0\0" + info + bytes(-len(info) % 4)
     return ContainerFacts(
         container="kdump",

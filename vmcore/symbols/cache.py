@@ -16,7 +16,7 @@ _BUILD_ID = re.compile(r"[0-9a-f]{8,128}")
 _MAP_PREFIX = "map-"
 _BANNER_PREFIX = "banner-"
 _MAX_OPEN = 16
-_MAX_SYSTEM_MAPS = 256
+_MAX_CANDIDATES = 256
 
 
 def default_folder() -> Path | None:
@@ -69,12 +69,20 @@ class ProfileCache:
                 return profile
         return None
 
-    def of_system_maps(self) -> Iterator[KernelProfile]:
-        """The profiles that were made of System.maps, in the order of their names."""
-        names = [name for name in self._in_memory if name.startswith(_MAP_PREFIX)]
+    def without_identity(self, wanted: WantedKernel) -> Iterator[KernelProfile]:
+        """The profiles that addresses alone can match: those of System.maps, and, where the dump has no build id
+        (before Linux 5.9), those of its release. In the order of their names, the richest kind first.
+        """
+        names = set(self._in_memory)
         if self.folder is not None:
-            names += [path.name for path in self.folder.glob(f"{_MAP_PREFIX}*{SUFFIX}")]
-        for name in sorted(names)[:_MAX_SYSTEM_MAPS]:
+            names |= {path.name for path in self.folder.glob(f"*{SUFFIX}") if is_profile_name(path.name)}
+        of_maps = sorted(name for name in names if is_of_system_map(name))
+        if wanted.build_id is None and wanted.release is not None:
+            for name in sorted(names.difference(of_maps))[:_MAX_CANDIDATES]:
+                profile = self.named(name)
+                if profile is not None and profile.release == wanted.release:
+                    yield profile
+        for name in of_maps[:_MAX_CANDIDATES]:
             profile = self.named(name)
             if profile is not None:
                 yield profile

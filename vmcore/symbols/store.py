@@ -173,7 +173,7 @@ class ProfileStore:
             best = _best_given(given, wanted, best)
         if best is not None:
             return SymbolSearch(best, same_build(best.build_id, best.banner, wanted))
-        for profile in chain(given.undecided(wanted) if given else (), self._cache.of_system_maps()):
+        for profile in chain(given.undecided(wanted) if given else (), self._cache.without_identity(wanted)):
             if same_addresses(profile, wanted):
                 return SymbolSearch(profile, MatchedBy.ADDRESSES)
         return _nothing_found(given, wanted)
