@@ -4,7 +4,7 @@ arch/powerpc, 4.7 to 6.12).
 The linear map needs no evidence: PAGE_OFFSET is 0xc000000000000000 in every configuration, physical memory begins at
 0. What lies above the end of memory is looked up in the page tables. Those of book3s have four levels, whose sizes
 are variables of the kernel; their entries are big endian in memory whatever the kernel's byte order, and hold
-physical addresses (asm/book3s/64/pgtable.h).
+physical addresses (asm/book3s/64/pgtable.h). Those of BookE hold kernel addresses.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,11 +139,52 @@ class PageTables:
         raise TranslationError(f"{address:016x} is not mapped", address=address)
 
 
+_BOOKE_LABEL = "interrupt_base_book3e"
+"""exceptions-64e.S has it, exceptions-64s.S has not."""
+_BOOKE_LEVELS = ((37, 9), (28, 9), (21, 7))
+"""(first bit, bits) of the index of each directory of BookE with 4K pages (asm/nohash/64/pgtable-4k.h)."""
+_BOOKE_PTE = (12, 9)
+_LOWEST_MAPPED = 1 << 63
+"""BookE kernels before 6.1 had vmalloc at 0x8000000000000000."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookePageTables:
+    """The levels below ``swapper_pg_dir`` of e5500 and e6500 kernels: big endian, with kernel addresses of tables."""
+
+    memory: KernelMemory
+    directory: int
+
+    def translate(self, address: int) -> int:
+        """The physical address of a mapped kernel address. Raises TranslationError, PageError."""
+        table = self.directory if address >= _LOWEST_MAPPED else 0
+        for shift, bits in _BOOKE_LEVELS:
+            if not table:
+                break
+            entry = self.memory.word(table + 8 * (address >> shift & (1 << bits) - 1))
+            if 0 < entry < _LOWEST_MAPPED:
+                return _booke_frame(entry) & ~((1 << shift) - 1) | address & (1 << shift) - 1
+            table = entry & ~0xFFF
+        if table:
+            shift, bits = _BOOKE_PTE
+            entry = self.memory.word(table + 8 * (address >> shift & (1 << bits) - 1))
+            if entry & 1:
+                return _booke_frame(entry) | address & (1 << shift) - 1
+        raise TranslationError(f"{address:016x} is not mapped", address=address)
+
+
+def _booke_frame(entry: int) -> int:
+    """The physical page of an entry: PTE_RPN_SHIFT 24 (asm/nohash/pte-e500.h)."""
+    return entry >> 24 << 12
+
+
 def page_walk(
     _linear: LinearMap, layouts: Layouts, memory: KernelMemory, page_bytes: int
 ) -> Callable[[int], int] | None:
     """A walk of the kernel's page tables, or ``None`` where the symbols do not tell their geometry."""
     directory = layouts.address_of("swapper_pg_dir")
+    if directory is not None and layouts.address_of(_BOOKE_LABEL) is not None:
+        return BookePageTables(memory, directory).translate
     sizes = [layouts.address_of(f"__{level}_index_size") for level in _LEVELS]
     variables = tuple(address for address in sizes if address is not None)
     if directory is None or len(variables) < len(_LEVELS):
