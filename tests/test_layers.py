@@ -27,10 +27,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("containers", "notes", "vmcoreinfo", "vmcoreinfo_search"),
     ("symbols",),
     ("memory", "arch", "registers"),
-    ("kernel", "tasks", "stacks", "modules", "paca", "firmware"),
-    ("note_map", "unwind"),
+    ("kernel", "tasks", "stacks", "modules", "paca", "firmware", "log_line", "dmesg", "oops"),
+    ("note_map", "unwind", "recover", "diagnosis"),
     (
-        *("dump", "own_symbols", "facts", "text", "trim"),
+        *("dump", "own_symbols", "facts", "text", "trim", "signature", "title"),
         *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),
     ),
 )
