@@ -233,6 +233,97 @@ class WarningCode(Code):
     BUDGET_REACHED = "budget_reached", "a limit of the analysis was reached", "raise the limit"
 
 
+class CrashClass(Code):
+    """What kind of crash it was: the class of a signature, and of a report in the kernel's log."""
+
+    NULL_DEREF = "null_deref", "an access through a NULL pointer"
+    BAD_ACCESS = "bad_access", "an access to an address that is not mapped"
+    BAD_JUMP = "bad_jump", "a jump to an address that is no code"
+    UNALIGNED = "unaligned", "an unaligned access that cannot be done"
+    EXEC_USER = "exec_user", "the kernel tried to execute a user's page"
+    KUAP = "kuap", "the kernel accessed a user's page that it had not unlocked"
+    BUG = "bug", "BUG()"
+    LIST_CORRUPTION = "list_corruption", "a linked list is corrupt"
+    USERCOPY = "usercopy", "a copy to or from user space that leaves its object"
+    SLAB = "slab", "the slab allocator found corruption"
+    WARN = "warn", "WARN() with panic_on_warn"
+    REFCOUNT = "refcount", "a reference count that overflowed or was used after free"
+    KASAN = "kasan", "KASAN found a bad access"
+    KFENCE = "kfence", "KFENCE found a bad access"
+    UBSAN = "ubsan", "UBSAN found undefined behaviour"
+    SOFT_LOCKUP = "soft_lockup", "a CPU did not schedule for too long"
+    HARD_LOCKUP = "hard_lockup", "a CPU took no interrupts for too long"
+    RCU_STALL = "rcu_stall", "an RCU grace period did not end"
+    RCU_STARVED = "rcu_starved", "the RCU grace-period thread did not run"
+    HUNG_TASK = "hung_task", "a task was blocked for too long"
+    WQ_LOCKUP = "wq_lockup", "a workqueue made no progress"
+    ATOMIC_SLEEP = "atomic_sleep", "code that may not sleep slept"
+    SPINLOCK = "spinlock", "a spinlock was misused"
+    STACK_OVERFLOW = "stack_overflow", "a kernel stack overflowed"
+    BAD_STACK = "bad_stack", "the stack pointer was no kernel stack's"
+    STACK_PROTECTOR = "stack_protector", "a stack frame was overwritten"
+    MACHINE_CHECK = "machine_check", "a machine check"
+    SYSTEM_RESET = "system_reset", "a system reset, by an operator or a hypervisor"
+    UNAVAILABLE = "unavailable", "a facility that the kernel may not use was used"
+    UNRECOVERABLE = "unrecoverable", "an exception that cannot be recovered from"
+    PROGRAM_CHECK = "program_check", "an illegal or privileged instruction"
+    HW_ERROR = "hw_error", "the hardware reported an error"
+    INIT_KILLED = "init_killed", "init was killed"
+    NO_ROOT = "no_root", "the root filesystem could not be mounted"
+    OOM = "oom", "out of memory"
+    PANIC = "panic", "panic() of another kind"
+    SYSRQ_CRASH = "sysrq_crash", "a crash that was asked for"
+    BAD_MODULE = "bad_module", "code of a module that is not loaded any more, or does not fit"
+    UNKNOWN_OOPS = "unknown_oops", "an oops whose cause is lost"
+    UNCLASSIFIED = "unclassified", "there is a stack, and no text that names a kind"
+    EMPTY = "empty", "there is neither text nor stack"
+
+
+class BlamedWhy(Code):
+    """Why this CPU's or task's stack is the one that a signature is made from."""
+
+    PANICKING_CPU = "panicking_cpu", "it panicked"
+    NAMED_IN_LOG = "named_in_log", "the log names the CPU"
+    LISTED_IN_LOG = "listed_in_log", "the log lists it among those that stalled"
+    TASK_IN_LOG = "task_in_log", "the log names the task"
+
+
+class Grade(Code):
+    """How much a signature can be relied on."""
+
+    A = "A", "text and stack agree"
+    B = "B", "one source alone, and a sound one"
+    C = "C", "weak evidence"
+    D = "D", "no signature of a defect: never in one bucket with an A or B"
+
+
+class GradeReason(Code):
+    """What lowers the grade of a signature."""
+
+    NO_LOG = "no_log", "the kernel's log has no report, or cannot be read"
+    CAUSE_LOST = "cause_lost", "the report of the cause is not in the log any more"
+    FIRST_OOPS_LOST = "first_oops_lost", "the first oops is not in the log any more"
+    TEXT_CORRUPTED = "text_corrupted", "the report in the log is cut or mixed with another"
+    TEXT_DISAGREES = "text_disagrees", "the log names another function than the stack"
+    BLAMED_NOT_SAVED = "blamed_not_saved", "the blamed CPU saved no note"
+    BLAMED_RECOVERED = "blamed_recovered", "the blamed CPU's stack was recovered without a note"
+    BLAMED_UNKNOWN = "blamed_unknown", "it is not known which CPU or task is to blame"
+    STACK_FROM_TEXT = "stack_from_text", "the stack is that which the kernel printed"
+    STACK_CUT = "stack_cut", "the blamed stack was not followed to its end"
+    NO_EXCEPTION_FRAME = "no_exception_frame", "the frame at which the crash began was not found"
+    FEW_FRAMES = "few_frames", "fewer than two frames say anything"
+    WEAK_FRAMES = "weak_frames", "frames are inferred, or may have returned"
+    CULPRIT_BY_LINK_REGISTER = "culprit_by_link_register", "the culprit is known through LR alone"
+    SYMBOLS_MISSING = "symbols_missing", "functions of the blamed stack have no names"
+
+
+class LogSource(Code):
+    """Where the kernel's log was read."""
+
+    DUMP = "dump", "in the dump's memory"
+    SIDECAR = "sidecar", "in a vmcore-dmesg.txt beside the dump"
+
+
 class FailureCode(Code):
     """Why an input has no report."""
 
@@ -289,6 +380,11 @@ CLOSED_LISTS: tuple[type[Code], ...] = (
     SymbolNames,
     SymbolLayouts,
     MatchedBy,
+    CrashClass,
+    BlamedWhy,
+    Grade,
+    GradeReason,
+    LogSource,
     WarningCode,
     FailureCode,
     Stage,

@@ -1,7 +1,8 @@
 """The CrashReport record: what crashbeam knows of one crash.
 
 Addresses and registers are lower-case hex strings of the word size without ``0x``; counts and sizes are integers; times
-are RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here.
+are RFC 3339 UTC; what is not known is ``None``. Keys appear in JSON in the order of definition here; ``class_`` and
+``from_``, words of Python, are ``class`` and ``from`` there.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import (
+    BlamedWhy,
     CpuMode,
+    CrashClass,
     DiagnosisCode,
     Evidence,
+    Grade,
+    GradeReason,
+    LogSource,
     MatchedBy,
     NoteMethod,
     NoteState,
@@ -240,6 +246,59 @@ class UnassignedNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Blamed:
+    """Whose stack a signature is made from."""
+
+    cpu: Public[int | None]
+    why: Public[BlamedWhy | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What the crash is filed under: ``id`` is the key of a bucket, ``wide`` and ``narrow`` are keys of larger and of
+    smaller ones. ``frames`` are normalised function names, innermost first. ``rules`` is the digest of the lists.
+    """
+
+    algorithm: Public[str]
+    rules: Public[Digest]
+    class_: Public[CrashClass]
+    culprit: Public[str | None]
+    module: Public[str | None]
+    frames: Public[tuple[str, ...]]
+    blamed: Public[Blamed]
+    id: Public[str]
+    wide: Public[str]
+    narrow: Public[str]
+    grade: Public[Grade]
+    reasons: Public[tuple[GradeReason, ...]]
+    intentional: Public[bool]
+    recursive: Public[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """A report in the kernel's log: an oops, a warning, a stall, a panic. ``at_line`` counts the log's lines from 0."""
+
+    class_: Public[CrashClass]
+    title: Internal[str]
+    at_line: Public[int]
+    lines: Personal[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dmesg:
+    """The kernel's log: the reports in it, up to 50 lines ``before`` the first, and all ``lines`` if they were asked
+    for. ``truncated``: the log is not whole, or more lines were left out.
+    """
+
+    reports: Public[tuple[LogReport, ...]]
+    before: Personal[tuple[str, ...]]
+    lines: Personal[tuple[str, ...] | None]
+    truncated: Public[bool]
+    from_: Public[LogSource]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportWarning:
     """What could not be known, or only by weaker means."""
 
@@ -262,7 +321,7 @@ class CrashReport:
     notes: Public[Notes]
     cpus: Public[tuple[Cpu, ...]]
     unassigned_notes: Public[tuple[UnassignedNote, ...]]
-    signature: Public[None]
-    dmesg: Public[None]
+    signature: Public[Signature | None]
+    dmesg: Public[Dmesg | None]
     quirks: Public[tuple[str, ...]]
     warnings: Public[tuple[ReportWarning, ...]]

@@ -28,7 +28,8 @@ def to_json_line(record: Record) -> bytes:
 
     Raises ValueError for a string that holds a NUL or a lone surrogate: such text entered without ``clean_text``.
     """
-    line = _encode()(record)
+    # A key's quotes stand bare; within a string JSON escapes them: these bytes are keys and nothing else.
+    line = _encode()(record).replace(b'"class_":', b'"class":').replace(b'"from_":', b'"from":')
     if _NUL in line and _holds_nul(line):
         raise ValueError(f"a string of {record.schema} {record.input_id} holds a NUL")
     return line + b"\n"

@@ -29,15 +29,23 @@ class FieldFacts:
 
 @cache
 def fields_of(record_class: type) -> dict[str, FieldFacts]:
-    """The fields of a dataclass in definition order. Raises TypeError for a field without exactly one privacy mark."""
+    """The fields of a dataclass in definition order, by their names in JSON.
+
+    Raises TypeError for a field without exactly one privacy mark.
+    """
     fields = {}
     for name, annotation in get_type_hints(record_class, include_extras=True).items():
         marks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Privacy)]
         if len(marks) != 1:
             raise TypeError(f"{record_class.__name__}.{name} needs exactly one privacy mark")
         bare, nullable = _without_none(without_marks(annotation))
-        fields[name] = FieldFacts(bare, nullable, marks[0], _form_in(annotation))
+        fields[json_name(name)] = FieldFacts(bare, nullable, marks[0], _form_in(annotation))
     return fields
+
+
+def json_name(field_name: str) -> str:
+    """A field's name in JSON: without the underscore that keeps it from being a word of Python."""
+    return field_name.removesuffix("_")
 
 
 def field_at(record_class: type, path: Path) -> FieldFacts:

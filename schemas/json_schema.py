@@ -17,7 +17,7 @@ import msgspec
 from crashbeam.schemas.codes import CLOSED_LISTS, Code
 from crashbeam.schemas.crash_report import CRASH_REPORT
 from crashbeam.schemas.failure import FAILURE
-from crashbeam.schemas.fields import fields_of
+from crashbeam.schemas.fields import fields_of, json_name
 from crashbeam.schemas.records import RECORDS
 from crashbeam.schemas.tables import INT32_FIELDS, TIMESTAMP_FIELDS
 
@@ -59,8 +59,9 @@ def _dataclasses_of(field_type: Any) -> list[type]:
 
 def _complete_object(schema: Schema, record_class: type) -> None:
     facts = fields_of(record_class)
+    schema["properties"] = {json_name(name): value for name, value in schema["properties"].items()}
     # A record is always written with all its fields, also those that have a default where it is made.
-    schema["required"] = [field.name for field in fields(record_class)]
+    schema["required"] = [json_name(field.name) for field in fields(record_class)]
     for name, property_schema in schema["properties"].items():
         property_schema.pop("default", None)
         form = facts[name].form

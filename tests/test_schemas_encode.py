@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crashbeam.schemas.clean import clean_text, int32, int64
-from crashbeam.schemas.crash_report import CrashReport
+from crashbeam.schemas.codes import CrashClass, LogSource
+from crashbeam.schemas.crash_report import CrashReport, Dmesg, LogReport
 from crashbeam.schemas.encode import RECORDS, to_json_line
 from crashbeam.schemas.failure import FailureRecord
 from tests.sample_records import FAILED, REPORT
@@ -34,6 +35,16 @@ def test_what_is_absent_is_null_and_a_code_is_its_word() -> None:
     lost = json.loads(to_json_line(REPORT))["cpus"][0]
     assert lost["registers"] is None
     assert lost["note"] == {"state": "not_saved", "index": None, "evidence": [], "pid": None}
+
+
+def test_a_word_of_python_is_a_key_like_any_other() -> None:
+    report = LogReport(CrashClass.BUG, 'says "class_": and "from_":', 3, ("x",))
+    dmesg = Dmesg((report,), (), None, False, LogSource.DUMP)
+    parsed = json.loads(to_json_line(dataclasses.replace(REPORT, dmesg=dmesg)))
+    assert parsed["dmesg"]["from"] == "dump"
+    assert parsed["dmesg"]["reports"] == [
+        {"class": "bug", "title": 'says "class_": and "from_":', "at_line": 3, "lines": ["x"]}
+    ]
 
 
 def test_text_is_utf_8_not_escaped() -> None:

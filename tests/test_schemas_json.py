@@ -57,7 +57,7 @@ def test_every_field_has_its_privacy_mark_in_the_schema(name: str) -> None:
     marks = {mark.value for mark in Privacy}
     for part in dataclasses_in(RECORDS[name]):
         properties = json_schema(name)["$defs"][part.__name__]["properties"]
-        assert list(properties) == [field.name for field in dataclasses.fields(part)]
+        assert list(properties) == [field.name.removesuffix("_") for field in dataclasses.fields(part)]
         assert {schema["x-privacy"] for schema in properties.values()} <= marks
 
 
@@ -65,7 +65,7 @@ def test_every_field_has_its_privacy_mark_in_the_schema(name: str) -> None:
 def test_every_field_is_required_since_what_is_absent_is_null(name: str) -> None:
     for part in dataclasses_in(RECORDS[name]):
         assert json_schema(name)["$defs"][part.__name__]["required"] == [
-            field.name for field in dataclasses.fields(part)
+            field.name.removesuffix("_") for field in dataclasses.fields(part)
         ]
 
 
