@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symbols",),
     ("memory", "arch", "registers"),
     ("kernel", "tasks", "stacks", "modules", "paca", "firmware", "log_line", "dmesg", "oops"),
-    ("note_map", "unwind", "recover", "diagnosis"),
+    ("note_map", "unwind", "recover", "diagnosis", "trace_check"),
     (
         *("dump", "own_symbols", "facts", "text", "trim", "signature", "title"),
         *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from crashbeam.schemas.codes import MatchedBy, Stage, SymbolLayouts, SymbolNames, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
 from crashbeam.vmcore import stage_mark
-from crashbeam.vmcore.arch import choose_architecture
+from crashbeam.vmcore.arch import ARCHITECTURES, choose_architecture
 from crashbeam.vmcore.arch.architecture import Architecture, LinearMap
 from crashbeam.vmcore.containers import ByteOrder, Container
 from crashbeam.vmcore.containers.detect import open_container
@@ -40,6 +40,8 @@ _DAMAGED = (PageStatus.LOST, PageStatus.TRUNCATED, PageStatus.CORRUPT)
 _RELEASE_AT = 2 * 65
 """``release`` in ``struct new_utsname``: the third of its strings of ``__NEW_UTS_LEN`` + 1 bytes."""
 _EMPTY_VMCOREINFO = Vmcoreinfo.parse(b"")
+_KERNELS = frozenset((arch.word_bytes, arch.byte_order) for arch in ARCHITECTURES.values())
+"""What a kernel can be: no memory, and no note, makes one of any other kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class Dump:
         facts = self.facts
         try:
             for physical, byte_order, text in search_vmcoreinfo(self.container):
+                if (facts.word_bytes, byte_order) not in _KERNELS:
+                    continue
                 info, arch = Vmcoreinfo.parse(text), choose_architecture(facts.word_bytes, byte_order)
                 linear = arch.find_linear_map(self.physical, _release_evidence(info))
                 evidence = _release_evidence(info)
@@ -145,9 +149,8 @@ class Dump:
             if decoded is not None and decoded.registers.is_translated and not decoded.registers.is_user:
                 little += decoded.registers.is_little_endian
                 big += not decoded.registers.is_little_endian
-        if little == big:
-            return facts.byte_order
-        return "little" if little > big else "big"
+        order: ByteOrder = "little" if little > big else "big"
+        return order if little != big and (facts.word_bytes, order) in _KERNELS else facts.byte_order
 
     def _read_notes(self) -> tuple[FileNote, ...]:
         found = parse_notes(self.facts.notes, self.facts.byte_order)

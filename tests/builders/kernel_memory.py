@@ -1,11 +1,11 @@
-"""A made-up 32-bit kernel: pages given as bytes, functions given as words, and the kernel objects that read them."""
+"""A made-up kernel: pages given as bytes, functions given as words, and the kernel objects that read them."""
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
-from crashbeam.vmcore.arch.architecture import LinearMap
+from crashbeam.vmcore.arch.architecture import Architecture, LinearMap
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.containers import ContainerFacts
 from crashbeam.vmcore.errors import PageError, PageStatus, TranslationError
@@ -20,8 +20,10 @@ from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.unwind import Unwinder
 
 PAGE_OFFSET = 0xC0000000
+PAGE_OFFSET_64 = 0xC000000000000000
 TEXT = (0xC0000000, 0xC0100000)
 INIT_TEXT = (0xC0200000, 0xC0210000)
+"""Those of 32 bit; 64-bit text lies as far above its own PAGE_OFFSET."""
 
 
 @dataclass(slots=True)
@@ -47,15 +49,17 @@ class FakeContainer:
         """Nothing is open."""
 
 
-def container_facts(page_bytes: int = 4096, dump_level: int | None = 0, container: str = "kdump") -> ContainerFacts:
-    """Facts of a dump of a 32-bit kernel."""
+def container_facts(
+    page_bytes: int = 4096, dump_level: int | None = 0, container: str = "kdump", arch: Architecture = PPC32
+) -> ContainerFacts:
+    """Facts of a dump of a kernel."""
     return ContainerFacts(
         container=container,
         wrapping=(),
         header_version=6,
         written_by="makedumpfile",
-        byte_order="big",
-        word_bytes=4,
+        byte_order=arch.byte_order,
+        word_bytes=arch.word_bytes,
         block_size=page_bytes,
         max_pfn=1 << 20,
         dump_level=dump_level,
@@ -82,18 +86,30 @@ class Placed:
 
 
 class MadeUpKernel:
-    """Collects memory, functions, variables and layouts; gives the objects of ``vmcore`` over them."""
+    """Collects memory, functions, variables and layouts; gives the objects of ``vmcore`` over them. Words have the size
+    and the byte order of ``arch``.
+    """
 
-    def __init__(self, page_bytes: int = 4096, dump_level: int | None = 0, physical_start: int = 0) -> None:
-        self.container = FakeContainer(container_facts(page_bytes, dump_level))
+    def __init__(
+        self,
+        page_bytes: int = 4096,
+        dump_level: int | None = 0,
+        physical_start: int = 0,
+        arch: Architecture = PPC32,
+    ) -> None:
+        self.arch = arch
+        self.container = FakeContainer(container_facts(page_bytes, dump_level, arch=arch))
         self.page_bytes = page_bytes
-        self.linear = LinearMap(PAGE_OFFSET - physical_start, PAGE_OFFSET, 0xF0000000)
+        self.base = PAGE_OFFSET if arch.word_bytes == 4 else PAGE_OFFSET_64
+        self.linear = LinearMap(self.base - physical_start, self.base, self.base + 0x30000000)
         self.variables: dict[str, int] = {}
         self.structs: dict[str, StructLayout] = {}
         self.symbols: dict[str, int] = {}
         self._ends: set[int] = set()
-        self.text_ranges: tuple[tuple[int, int], ...] = (TEXT, INIT_TEXT)
-        self._next_function = TEXT[0] + 0x1000
+        self.text_ranges: tuple[tuple[int, int], ...] = tuple(
+            (start - PAGE_OFFSET + self.base, end - PAGE_OFFSET + self.base) for start, end in (TEXT, INIT_TEXT)
+        )
+        self._next_function = self.text_ranges[0][0] + 0x1000
 
     def function(self, name: str, words: Sequence[int], at: int | None = None) -> Placed:
         """Puts a function into the text, at the next free place unless ``at`` names one; a symbol ends it."""
@@ -102,12 +118,25 @@ class MadeUpKernel:
             self._next_function += -(-4 * len(words) // 0x100) * 0x100
         self.symbols[name] = start
         self._ends.add(start + 4 * len(words))
-        self.words(start, *words)
+        self.code(start, *words)
         return Placed(name, start)
 
+    def code(self, address: int, *words: int) -> None:
+        """Puts instructions at an address of the linear map."""
+        self.put(address, struct.pack(f"{self._order}{len(words)}I", *words))
+
     def words(self, address: int, *words: int) -> None:
-        """Puts 32-bit words at an address of the linear map."""
-        self.put(address, struct.pack(f">{len(words)}I", *words))
+        """Puts words of the kernel's size at an address of the linear map."""
+        letter = "I" if self.arch.word_bytes == 4 else "Q"
+        self.put(address, struct.pack(f"{self._order}{len(words)}{letter}", *words))
+
+    def number(self, address: int, value: int, size_bytes: int) -> None:
+        """Puts a number of the kernel's byte order at an address of the linear map."""
+        self.put(address, value.to_bytes(size_bytes, self.arch.byte_order))
+
+    @property
+    def _order(self) -> str:
+        return ">" if self.arch.byte_order == "big" else "<"
 
     def put(self, address: int, data: bytes) -> None:
         """Puts bytes at an address of the linear map."""
@@ -115,9 +144,13 @@ class MadeUpKernel:
 
     def put_physical(self, physical: int, data: bytes) -> None:
         """Puts bytes at a physical address."""
-        for place, byte in enumerate(data, physical):
-            page = self.container.pages.setdefault(place // self.page_bytes, bytearray(self.page_bytes))
-            page[place % self.page_bytes] = byte
+        done = 0
+        while done < len(data):
+            pfn, offset = divmod(physical + done, self.page_bytes)
+            page = self.container.pages.setdefault(pfn, bytearray(self.page_bytes))
+            piece = data[done : done + self.page_bytes - offset]
+            page[offset : offset + len(piece)] = piece
+            done += len(piece)
 
     def lose(self, address: int, status: PageStatus = PageStatus.LOST) -> None:
         """The page at an address of the linear map cannot be read."""
@@ -130,7 +163,7 @@ class MadeUpKernel:
         compiled = CompiledKernel(
             build_id=None,
             banner=None,
-            arch="ppc32",
+            arch=self.arch.name,
             names=SymbolNames.VMLINUX,
             layouts=SymbolLayouts.BTF,
             text_ranges=self.text_ranges,
@@ -152,16 +185,16 @@ class MadeUpKernel:
             raise TranslationError(f"{address:#x} is not mapped")
 
         physical = PhysicalMemory(self.container, Budget())
-        return KernelMemory(physical, translate, word_bytes=4, byte_order="big")
+        return KernelMemory(physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.arch.byte_order)
 
     def kernel(self, walk: Callable[[int], int] | None = None) -> Kernel:
         """The kernel over this memory."""
-        return Kernel(self.memory(walk), self.profile(), PPC32)
+        return Kernel(self.memory(walk), self.profile(), self.arch)
 
     def unwinder(self, walk: Callable[[int], int] | None = None) -> Unwinder:
         """An unwinder of this kernel."""
         kernel = self.kernel(walk)
-        return Unwinder(kernel.memory, PPC32, Text(kernel), FirmwareAreas(kernel))
+        return Unwinder(kernel.memory, self.arch, Text(kernel), FirmwareAreas(kernel))
 
 
 @dataclass(frozen=True, slots=True)
