@@ -28,6 +28,16 @@ def test_a_mask_of_one_word_has_cpu_0_in_its_lowest_bit() -> None:
     assert kernel.possible == kernel.present == kernel.online == (0, 1, 3)
 
 
+def test_masks_had_other_names_before_4_5() -> None:
+    made = MadeUpKernel()
+    for place, name in enumerate(("cpu_possible_bits", "cpu_present_bits", "cpu_online_bits")):
+        made.variables[name] = MASK + 4 * place
+    made.words(MASK, 0b111, 0b11, 0b1)
+    made.structs["cpumask"] = StructLayout(4, {})
+    kernel = made.kernel()
+    assert (kernel.possible, kernel.present, kernel.online) == ((0, 1, 2), (0, 1), (0,))
+
+
 def test_the_second_word_of_a_mask_has_the_cpus_from_32_on() -> None:
     assert kernel_with_mask(0x80000000, 1, layout_bytes=8).online == (31, 32)
 

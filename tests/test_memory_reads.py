@@ -36,6 +36,27 @@ def test_a_read_over_three_pages() -> None:
     assert memory.read_code(BASE + 100, 2 * PAGE + 50) == CONTENT[100 : 2 * PAGE + 150]
 
 
+@given(start=st.integers(0, 15 * PAGE), size=st.integers(0, 2 * PAGE))
+def test_pages_of_a_kernel_may_be_parts_of_the_blocks_of_a_dump(start: int, size: int) -> None:
+    """QEMU writes blocks of 64 KiB; a guest with 4K pages may map each of the 16 pages in one anywhere."""
+    block = 16 * PAGE
+    made = MadeUpKernel(block)
+    content = [bytes([number]) * PAGE for number in range(32)]
+    made.put_physical(0, b"".join(content))
+    frames = [(number * 7 + 3) % 32 for number in range(18)]
+    memory = KernelMemory(
+        PhysicalMemory(made.container, Budget()),
+        lambda address: frames[(address - BASE) // PAGE] * PAGE + address % PAGE,
+        word_bytes=4,
+        byte_order="big",
+        page_bytes=PAGE,
+    )
+    expected = b"".join(content[frame] for frame in frames)[start : start + size]
+    assert expected == memory.read(BASE + start, size)
+    assert expected == memory.read_code(BASE + start, size)
+    assert set(memory.physical.needed) <= {0, 1}
+
+
 def test_numbers_of_every_size_are_big_endian() -> None:
     made = MadeUpKernel()
     made.put(BASE + 0x10, bytes.fromhex("fffffffe0102030480"))

@@ -10,6 +10,7 @@ from tests.builders.modules import (
     HEAD,
     LAYOUTS,
     MEMORIES,
+    OLDEST,
     STT_OBJECT,
     LoadedModule,
     ModuleSymbol,
@@ -40,7 +41,7 @@ def text_of(*modules: LoadedModule, structs: dict[str, StructLayout] = MEMORIES)
     return Text(made.kernel())
 
 
-@pytest.mark.parametrize("structs", [MEMORIES, LAYOUTS], ids=["6.4 and later", "4.5 to 6.3"])
+@pytest.mark.parametrize("structs", [MEMORIES, LAYOUTS, OLDEST], ids=["6.4 and later", "4.5 to 6.3", "before 4.5"])
 def test_a_function_reaches_to_the_next_one_and_the_last_to_the_end_of_its_text(
     structs: dict[str, StructLayout],
 ) -> None:
@@ -54,7 +55,7 @@ def test_a_function_reaches_to_the_next_one_and_the_last_to_the_end_of_its_text(
     assert [module.name for module in text.modules] == ["crashlab", "other"]
 
 
-@pytest.mark.parametrize("structs", [MEMORIES, LAYOUTS], ids=["6.4 and later", "4.5 to 6.3"])
+@pytest.mark.parametrize("structs", [MEMORIES, LAYOUTS, OLDEST], ids=["6.4 and later", "4.5 to 6.3", "before 4.5"])
 def test_data_behind_the_text_is_no_code(structs: dict[str, StructLayout]) -> None:
     text = text_of(LAB, structs=structs)
     for address in (0xC9063FFC, 0xC9064400, 0xC9064800, 0xC9069FFC, 0xC906A100, 0xC9F00000, 0):

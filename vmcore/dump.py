@@ -109,7 +109,14 @@ class Dump:
         self.container.close()
 
     def _memory(self, translate: Callable[[int], int]) -> KernelMemory:
-        return KernelMemory(self.physical, translate, word_bytes=self.arch.word_bytes, byte_order=self.arch.byte_order)
+        arch = self.arch
+        return KernelMemory(
+            self.physical,
+            translate,
+            word_bytes=arch.word_bytes,
+            byte_order=arch.byte_order,
+            page_bytes=self.page_bytes,
+        )
 
     def _search_vmcoreinfo(self) -> tuple[Vmcoreinfo, Architecture]:
         """VMCOREINFO out of memory, where a file lacks it, and the architecture by its byte order.

@@ -15,9 +15,13 @@ from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.registers import Registers
 
 
+_HIGHEST_PHYSICAL = 1 << 60
+"""Above it are kernel addresses, also of BookE, whose MSR[IS] is 0 though addresses are translated."""
+
+
 def kernel_address(arch: Architecture, registers: Registers, address: int) -> int:
     """The kernel's own address of what a context has at ``address``: of a physical one, its place in the linear map."""
-    if registers.is_translated or registers.is_user:
+    if registers.is_translated or registers.is_user or address >= _HIGHEST_PHYSICAL:
         return address
     return address | arch.lowest_kernel_address
 

@@ -57,19 +57,21 @@ class Kernel:
     @cached_property
     def possible(self) -> tuple[int, ...]:
         """The CPUs that the kernel could ever have (``__cpu_possible_mask``)."""
-        return self._mask("__cpu_possible_mask")
+        return self._mask("__cpu_possible_mask", "cpu_possible_bits")
 
     @cached_property
     def present(self) -> tuple[int, ...]:
         """The CPUs that were plugged in."""
-        return self._mask("__cpu_present_mask")
+        return self._mask("__cpu_present_mask", "cpu_present_bits")
 
     @cached_property
     def online(self) -> tuple[int, ...]:
         """The CPUs that the scheduler used."""
-        return self._mask("__cpu_online_mask")
+        return self._mask("__cpu_online_mask", "cpu_online_bits")
 
-    def _mask(self, name: str) -> tuple[int, ...]:
+    def _mask(self, name: str, name_before_4_5: str) -> tuple[int, ...]:
+        if self.profile.address_of(name) is None:
+            name = name_before_4_5
         address = self.address_of(name)
         size_bytes = self.profile.size_of("cpumask") or self._cpu_count_bytes()
         if not 0 < size_bytes <= MAX_CPUS // 8:

@@ -97,11 +97,18 @@ class PhysicalMemory:
 class KernelMemory:
     """The dumped kernel's memory by its own addresses, words in its own byte order.
 
-    ``translate`` gives the physical address of a kernel address, or raises TranslationError.
+    ``translate`` gives the physical address of a kernel address, or raises TranslationError. ``page_bytes`` is the
+    kernel's page, where that may be smaller than the dump's (QEMU writes blocks of 64 KiB whatever the guest has).
     """
 
     def __init__(
-        self, physical: PhysicalMemory, translate: Callable[[int], int], *, word_bytes: int, byte_order: str
+        self,
+        physical: PhysicalMemory,
+        translate: Callable[[int], int],
+        *,
+        word_bytes: int,
+        byte_order: str,
+        page_bytes: int | None = None,
     ) -> None:
         self.physical = physical
         self.translate = translate
@@ -113,8 +120,9 @@ class KernelMemory:
         self._u32 = struct.Struct(order + "I")
         self._i32 = struct.Struct(order + "i")
         self._u16 = struct.Struct(order + "H")
-        self._shift = physical.page_shift
-        self._mask = physical.page_bytes - 1
+        self._page_bytes = min(page_bytes or physical.page_bytes, physical.page_bytes)
+        self._shift = self._page_bytes.bit_length() - 1
+        self._mask = self._page_bytes - 1
         self._word_mask = (1 << 8 * word_bytes) - 1
         self._pages: dict[int, bytes] = {}
         self._code_pages: dict[int, bytes] = {}
@@ -126,11 +134,21 @@ class KernelMemory:
         if page is None:
             if not 0 <= address <= self._word_mask:
                 raise TranslationError(f"{address:#x} is no kernel address")
-            page = self.physical.page(self.translate(number << self._shift) >> self._shift)
+            page = self._load(number, zeros=True)
             if len(self._pages) >= _PAGES_KNOWN:
                 self._pages.clear()
             self._pages[number] = page
         return page
+
+    def _load(self, number: int, *, zeros: bool) -> bytes:
+        """The kernel's page of this number, which may be a part of one of the dump's."""
+        physical = self.physical
+        address = self.translate(number << self._shift)
+        page = physical.page(address >> physical.page_shift, zeros=zeros)
+        if self._shift == physical.page_shift:
+            return page
+        start = address & (physical.page_bytes - 1) & ~self._mask
+        return page[start : start + self._page_bytes]
 
     def word(self, address: int) -> int:
         """The aligned word at ``address``. Raises TranslationError (also for an unaligned address), PageError."""
@@ -191,8 +209,7 @@ class KernelMemory:
         number = address >> self._shift
         page = self._code_pages.get(number)
         if page is None:
-            physical = self.translate(number << self._shift)
-            page = self.physical.page(physical >> self._shift, zeros=False)
+            page = self._load(number, zeros=False)
             if len(self._code_pages) >= _PAGES_KNOWN:
                 self._code_pages.clear()
             self._code_pages[number] = page

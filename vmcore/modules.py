@@ -124,7 +124,9 @@ class Text:
         return Module(address, name, tuple(self._read_text_ranges(address)))
 
     def _read_text_ranges(self, address: int) -> list[tuple[int, int]]:
-        """``mem[]`` since Linux 6.4, ``core_layout`` and ``init_layout`` (4.5 to 6.3) before."""
+        """``mem[]`` since Linux 6.4, ``core_layout`` and ``init_layout`` (4.5 to 6.3), ``module_core`` and
+        ``module_init`` before.
+        """
         kernel, profile = self._kernel, self._profile
         regions = []
         memories, element = profile.field("module", "mem"), profile.size_of("module_memory")
@@ -141,6 +143,10 @@ class Text:
                 regions.append(
                     (kernel.number_at(at, "module_layout", "base"), kernel.number_at(at, "module_layout", "text_size"))
                 )
+        for old in ("core", "init"):
+            if profile.field("module", f"module_{old}") is not None:
+                base = kernel.number_at(address, "module", f"module_{old}")
+                regions.append((base, kernel.number_at(address, "module", f"{old}_text_size")))
         return [(base, base + size) for base, size in regions if base and 0 < size <= _MAX_MODULE_TEXT_BYTES]
 
     def _function_in(self, module: Module, address: int) -> Function:
@@ -161,12 +167,15 @@ class Text:
         return Function(self._name_of(symbols, at), at, end, module.name)
 
     def _read_symbols(self, module: Module) -> _ModuleSymbols:
-        """The module's own symbol table (``struct mod_kallsyms``), its text symbols by address."""
-        kernel = self._kernel
-        table = kernel.number_at(module.address, "module", "kallsyms")
-        symbols = kernel.number_at(table, "mod_kallsyms", "symtab")
-        count = kernel.number_at(table, "mod_kallsyms", "num_symtab")
-        strings = kernel.number_at(table, "mod_kallsyms", "strtab")
+        """The module's own symbol table (``struct mod_kallsyms``, before 4.5 in ``struct module``), its text symbols by
+        address.
+        """
+        kernel, table, holder = self._kernel, module.address, "module"
+        if self._profile.field("module", "kallsyms") is not None:
+            table, holder = kernel.number_at(module.address, "module", "kallsyms"), "mod_kallsyms"
+        symbols = kernel.number_at(table, holder, "symtab")
+        count = kernel.number_at(table, holder, "num_symtab")
+        strings = kernel.number_at(table, holder, "strtab")
         order = ">" if kernel.memory.byte_order == "big" else "<"
         wide = kernel.arch.word_bytes == 8
         entry = struct.Struct(order + ("IBBHQQ" if wide else "IIIBBH"))

@@ -42,6 +42,25 @@ LAYOUTS = {
     "mod_kallsyms": MEMORIES["mod_kallsyms"],
 }
 """Linux 4.5 to 6.3: text is the first part of each of two regions."""
+OLDEST = {
+    "module": StructLayout(
+        512,
+        {
+            "list": Field(_LIST_AT, 8),
+            "name": Field(_NAME_AT, _NAME_BYTES, _NAME_BYTES),
+            "module_init": Field(_MEMORY_AT, 4),
+            "module_core": Field(_MEMORY_AT + 4, 4),
+            "init_size": Field(_MEMORY_AT + 8, 4),
+            "core_size": Field(_MEMORY_AT + 12, 4),
+            "init_text_size": Field(_MEMORY_AT + 16, 4),
+            "core_text_size": Field(_MEMORY_AT + 20, 4),
+            "symtab": Field(_KALLSYMS_AT, 4),
+            "num_symtab": Field(_KALLSYMS_AT + 4, 4),
+            "strtab": Field(_KALLSYMS_AT + 8, 4),
+        },
+    ),
+}
+"""Before Linux 4.5: addresses and sizes stand in the module itself, and so do its symbols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +116,15 @@ def _put(kernel: MadeUpKernel, module: LoadedModule) -> None:
     if "module_memory" in kernel.structs:
         data = (0xC9F00000, 0x1000)
         kernel.words(module.address + _MEMORY_AT, base, size, *data, *data, *data, init_base, init_size, *data, *data)
+    elif "module_layout" not in kernel.structs:
+        kernel.words(module.address + _MEMORY_AT, init_base, base, init_size, size + 0x800, init_size, size)
     else:
         kernel.words(module.address + _MEMORY_AT, base, size + 0x800, size, 0, 0, 0)
         kernel.words(module.address + _MEMORY_AT + 24, init_base, init_size, init_size, 0, 0, 0)
-    table = module.address + 0xF00
-    kernel.words(module.address + _KALLSYMS_AT, table)
+    table = module.address + _KALLSYMS_AT
+    if "mod_kallsyms" in kernel.structs:
+        kernel.words(table, module.address + 0xF00)
+        table = module.address + 0xF00
     kernel.words(table, module.symbol_table, len(module.symbols) + 1, module.string_table)
     entries, strings = bytes(16), b"\0"
     for symbol in module.symbols:
