@@ -40,11 +40,14 @@ def to_tables(lines: bytes) -> dict[str, pyarrow.Table]:
     # One block: a line longer than a block is an error.
     reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
     records = pyarrow.json.read_json(pyarrow.BufferReader(lines), reading, options)
-    schemas = records.column("schema")
-    by_kind = {
-        kind: records.filter(pyarrow.compute.equal(schemas, name)).combine_chunks() for kind, name in _SCHEMAS.items()
-    }
+    by_kind = {kind: _of_schema(records, name).combine_chunks() for kind, name in _SCHEMAS.items()}
     return {table.name: _flatten(by_kind[table.record], table) for table in RECORD_TABLES if table.record}
+
+
+def _of_schema(records: pyarrow.Table, name: str) -> pyarrow.Table:
+    """The records of one schema; most parts hold no other, and are not copied."""
+    wanted = pyarrow.compute.equal(records.column("schema"), name)
+    return records if pyarrow.compute.all(wanted).as_py() else records.filter(wanted)
 
 
 @cache

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from crashbeam.pipeline.exit_codes import WrongUseError
-from crashbeam.vmcore.containers.detect import SNIFFED_BYTES, looks_like_dump
-from crashbeam.vmcore.containers.split import SplitKey, find_parts, split_key
+from crashbeam.vmcore.containers.detect import looks_like_dump
+from crashbeam.vmcore.containers.kdump_header import MAIN_HEADER_BYTES
+from crashbeam.vmcore.containers.split import SplitKey, find_parts, may_be_part, split_key
 from crashbeam.vmcore.facts import DumpInput
 
 MAX_SET_PARTS = 1024
@@ -35,6 +36,7 @@ class _File:
     path: str
     size_bytes: int | None
     modified_ns: int | None
+    may_be_part: bool = True
 
 
 def list_inputs(arguments: Sequence[str]) -> Listing:
@@ -175,10 +177,11 @@ def _sniff(path: str) -> _File | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None
-        file = _File(path, status.st_size, status.st_mtime_ns)
-        if status.st_size == 0 or looks_like_dump(os.pread(descriptor, SNIFFED_BYTES, 0)):
-            return file
-        return None
+        first = os.pread(descriptor, MAIN_HEADER_BYTES, 0)
+        if status.st_size and not looks_like_dump(first):
+            return None
+        part = may_be_part(first, lambda offset, size_bytes: os.pread(descriptor, size_bytes, offset))
+        return _File(path, status.st_size, status.st_mtime_ns, part)
     except OSError:
         return _stat_file(path)
     finally:
@@ -198,7 +201,7 @@ def _join_split_sets(files: Iterable[_File]) -> Iterator[DumpInput]:
     sets: dict[SplitKey, list[tuple[int, _File]]] = {}
     groups: list[list[tuple[int, _File]]] = []
     for file in files:
-        key = split_key(file.path) if file.size_bytes else None
+        key = split_key(file.path) if file.size_bytes and file.may_be_part else None
         group = sets.get(key) if key is not None else None
         if group is None or len(group) >= MAX_SET_PARTS:
             group = []

@@ -9,6 +9,7 @@ import pytest
 
 from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.pipeline.inputs import from_uri, input_id, list_inputs, list_one, to_uri
+from tests.builders.kdump_file import KdumpFile
 from tests.running import make_dumps
 
 
@@ -121,6 +122,16 @@ def test_a_file_that_changes_is_a_new_input(tmp_path: Path) -> None:
     after = list_inputs([str(dump)]).inputs[0]
     assert before.uri == after.uri
     assert before.input_id != after.input_id
+
+
+def test_parts_in_a_folder_and_parts_that_are_named_make_the_same_input(tmp_path: Path) -> None:
+    ranges = {"c": (0, 10), "a": (10, 21), "b": (21, 64)}
+    for name, split_range in ranges.items():
+        (tmp_path / name).write_bytes(KdumpFile({0: bytes(4096)}, split=split_range).build())
+    (tmp_path / "whole").write_bytes(KdumpFile({0: bytes(4096)}).build())
+    listing = list_inputs([str(tmp_path)])
+    assert [list(map(os.path.basename, dump.paths)) for dump in listing.inputs] == [["c", "a", "b"], ["whole"]]
+    assert list_inputs([str(tmp_path / name) for name in ("a", "b", "c", "whole")]) == listing
 
 
 @pytest.mark.corpus

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from crashbeam.schemas.codes import FailureCode
+from crashbeam.vmcore.byte_source import BufferSource
 from crashbeam.vmcore.containers import Container, split
 from crashbeam.vmcore.containers.detect import open_container
-from crashbeam.vmcore.containers.split import find_parts, split_key
+from crashbeam.vmcore.containers.kdump_header import MAIN_HEADER_BYTES
+from crashbeam.vmcore.containers.split import find_parts, may_be_part, split_key
 from crashbeam.vmcore.errors import FormatError, SourceError, TruncatedError
 from crashbeam.vmcore.limits import Budget
 from tests.builders.elf_file import ElfFile
@@ -229,6 +231,18 @@ def test_keys_are_equal_within_a_set_and_folder_only(parts: list[str], tmp_path:
     assert [key.start_pfn for key in keys if key is not None] == [0, 10, 21]
     assert split_key(str(other_folder / "a")) not in keys
     assert split_key(str(tmp_path / "older")) not in keys
+
+
+@pytest.mark.parametrize("block_size", [4096, 65536])
+@pytest.mark.parametrize("byte_order", ["big", "little"])
+@pytest.mark.parametrize("layout", ["ppc32", "time64", "packed", "ppc64"])
+def test_a_part_shows_in_few_bytes_and_so_does_a_whole_dump(layout: str, byte_order: str, block_size: int) -> None:
+    for split_range, expected in (((0, 10), True), ((10, 21), True), (None, False)):
+        file = KdumpFile(
+            PAGES, layout=layout, byte_order=byte_order, block_size=block_size, split=split_range, notes=NOTES
+        )
+        source = BufferSource(file.build())
+        assert may_be_part(source.read(0, MAIN_HEADER_BYTES), source.read) is expected
 
 
 def test_only_parts_of_split_sets_have_a_key(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pickle
 import resource
 import signal
 import sys
+import time
+from typing import BinaryIO
 
 from crashbeam.schemas.codes import Stage
 from crashbeam.vmcore.stage_mark import set_stage_hook
@@ -57,11 +59,12 @@ def main() -> None:
         os._exit(EXIT_OUT_OF_MEMORY)
 
 
-def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSettings, profiles: list[bytes]) -> None:
+def _serve(requests: BinaryIO, answers: int, analyse: Analyse, settings: ChildSettings, profiles: list[bytes]) -> None:
     """Answers every request; before the answer go the profiles that were made of the dump's own symbols."""
+    cpu_limit_seconds = 0
     while (request := read_frame(requests)) is not None:
         dump_input = unpack_input(request)
-        _limit_input(settings.limits)
+        cpu_limit_seconds = _limit_input(settings.limits, cpu_limit_seconds)
         line = analyse_to_line(analyse, dump_input, settings.options)
         # A driver that is slow to read must not cost the next input its child.
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -70,9 +73,9 @@ def _serve(requests: int, answers: int, analyse: Analyse, settings: ChildSetting
         write_frame(answers, line)
 
 
-def _take_pipes() -> tuple[int, int]:
+def _take_pipes() -> tuple[BinaryIO, int]:
     """The two pipes under other numbers, so that a stray print breaks no frame."""
-    requests, answers = os.dup(0), os.dup(1)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     return requests, answers
@@ -86,13 +89,17 @@ def _limit_process(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
 
 
-def _limit_input(limits: Limits) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    # The limit is in whole seconds of the process' life.
-    soft = math.ceil(used.ru_utime + used.ru_stime) + limits.cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+def _limit_input(limits: Limits, cpu_limit_seconds: int) -> int:
+    """Starts the clocks of an input; ``cpu_limit_seconds`` is the CPU limit that stands, and what is given the new one.
+
+    The limit is in whole seconds of the process' life: for most inputs it is that of the input before.
+    """
+    needed = math.ceil(time.process_time()) + limits.cpu_seconds
+    if needed != cpu_limit_seconds:
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (needed, hard))
     signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)
+    return needed
 
 
 def _own_size_bytes() -> int:

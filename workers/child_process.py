@@ -27,6 +27,8 @@ from crashbeam.workers.protocol import (
 
 START_SECONDS = 20
 """A child that is not ready by then never will be; its start has nothing to do with any dump's deadline."""
+PIPE_BYTES = 1 << 16
+"""What a pipe holds: more is never there to be read at once, and room for it would be given back each time."""
 GRACE_SECONDS = 2
 """How much later than the child's own timer the driver ends it."""
 _BOOT = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop()); runpy.run_module({!r}, run_name='__main__')"
@@ -113,7 +115,7 @@ class ChildProcess:
     def receive(self) -> tuple[list[tuple[int, bytes]], bool]:
         """What came in: answers as (request number, line), and whether the child is dead."""
         try:
-            data = os.read(self.answers, 1 << 20)
+            data = os.read(self.answers, PIPE_BYTES)
             frames = self._frames.feed(data)
         except BlockingIOError:
             return [], False
@@ -173,7 +175,7 @@ class ChildProcess:
             while (left := ends - time.monotonic()) > 0:
                 if not selector.select(left):
                     continue
-                data = os.read(self.answers, 1 << 16)
+                data = os.read(self.answers, PIPE_BYTES)
                 frames = self._frames.feed(data)
                 if frames == [READY]:
                     return

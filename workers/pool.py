@@ -60,6 +60,7 @@ class Pool:
         self._child_settings = ChildSettings(settings.analyse, settings.options, settings.limits, -1)
         self._selector = selectors.DefaultSelector()
         self._children: list[ChildProcess] = []
+        self._writing: set[ChildProcess] = set()
         self._waiting: list[int] = []
         self._lines: dict[int, bytes] = {}
         self._one_run = threading.Lock()
@@ -164,17 +165,19 @@ class Pool:
 
     def _remove(self, child: ChildProcess) -> ChildProcess:
         self._children.remove(child)
-        for descriptor in (child.answers, child.requests):
-            if descriptor in self._selector.get_map():
-                self._selector.unregister(descriptor)
+        self._selector.unregister(child.answers)
+        if child in self._writing:
+            self._writing.remove(child)
+            self._selector.unregister(child.requests)
         return child
 
     def _watch(self, child: ChildProcess) -> None:
         """Asks to be told of room in the pipe for as long as there is something to write."""
-        watched = child.requests in self._selector.get_map()
-        if child.wants_to_write and not watched:
+        if child.wants_to_write and child not in self._writing:
+            self._writing.add(child)
             self._selector.register(child.requests, selectors.EVENT_WRITE, child)
-        elif watched and not child.wants_to_write:
+        elif child in self._writing and not child.wants_to_write:
+            self._writing.remove(child)
             self._selector.unregister(child.requests)
 
 

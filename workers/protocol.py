@@ -10,6 +10,7 @@ import pickle
 import struct
 from dataclasses import dataclass, fields
 from operator import attrgetter
+from typing import BinaryIO
 
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput
 from crashbeam.workers.limits import Limits
@@ -58,15 +59,16 @@ def to_frame(payload: bytes) -> bytes:
     return LENGTH.pack(len(payload)) + payload
 
 
-def read_frame(descriptor: int) -> bytes | None:
-    """The next frame of a blocking pipe, or ``None`` where the pipe ended. Raises ProtocolError."""
-    header = _read_exactly(descriptor, LENGTH.size)
-    if header is None:
+def read_frame(requests: BinaryIO) -> bytes | None:
+    """The next frame of a blocking, buffered pipe, or ``None`` where the pipe ended. Raises ProtocolError."""
+    header = requests.read(LENGTH.size)
+    if len(header) < LENGTH.size:
         return None
     (size_bytes,) = LENGTH.unpack(header)
     if size_bytes > MAX_FRAME_BYTES:
         raise ProtocolError(f"a frame of {size_bytes} bytes")
-    return _read_exactly(descriptor, size_bytes)
+    payload = requests.read(size_bytes)
+    return payload if len(payload) == size_bytes else None
 
 
 def write_frame(descriptor: int, payload: bytes) -> None:
@@ -80,31 +82,31 @@ class FrameBuffer:
     """Bytes as they come from a child, cut into frames."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray()
+        self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that ``data`` completes. Raises ProtocolError."""
-        self._bytes += data
-        frames = []
-        start = 0
-        while len(self._bytes) - start >= LENGTH.size:
-            (size_bytes,) = LENGTH.unpack_from(self._bytes, start)
-            if size_bytes > MAX_FRAME_BYTES:
-                raise ProtocolError(f"a frame of {size_bytes} bytes")
-            end = start + LENGTH.size + size_bytes
-            if len(self._bytes) < end:
-                break
-            frames.append(bytes(self._bytes[start + LENGTH.size : end]))
-            start = end
-        del self._bytes[:start]
+        if not self._rest:
+            frames, end = _cut(data)
+            self._rest += data[end:]
+            return frames
+        self._rest += data
+        frames, end = _cut(self._rest)
+        del self._rest[:end]
         return frames
 
 
-def _read_exactly(descriptor: int, size_bytes: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size_bytes:
-        more = os.read(descriptor, min(size_bytes - len(data), 1 << 20))
-        if not more:
-            return None
-        data += more
-    return bytes(data)
+def _cut(data: bytes | bytearray) -> tuple[list[bytes], int]:
+    """The whole frames that ``data`` begins with, and where they end. Raises ProtocolError."""
+    frames = []
+    start = 0
+    while len(data) - start >= LENGTH.size:
+        (size_bytes,) = LENGTH.unpack_from(data, start)
+        if size_bytes > MAX_FRAME_BYTES:
+            raise ProtocolError(f"a frame of {size_bytes} bytes")
+        end = start + LENGTH.size + size_bytes
+        if len(data) < end:
+            break
+        frames.append(bytes(data[start + LENGTH.size : end]))
+        start = end
+    return frames, start

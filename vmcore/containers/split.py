@@ -7,7 +7,7 @@ Every part has the whole headers, notes and bitmaps, and the pages of its own ra
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -22,8 +22,13 @@ from crashbeam.vmcore.containers.kdump_header import (
     parse_sub_header,
 )
 from crashbeam.vmcore.errors import VmcoreError
-from crashbeam.vmcore.limits import MAX_NOTE_BYTES, Budget
+from crashbeam.vmcore.limits import MAX_BLOCK_BYTES, MAX_NOTE_BYTES, Budget
 
+_BLOCK_SIZE_PLACES: Final = (slice(416, 420), slice(428, 432))
+"""Of the main header, in its two layouts."""
+_SPLIT_FLAGS_AT: Final = 8
+"""``split`` is the third field of the sub header, behind ``phys_base`` of 4 or 8 bytes and ``dump_level`` of 4."""
+_SET_FLAGS: Final = (b"\1\0\0\0", b"\0\0\0\1")
 _MAX_PARTS: Final = 1024
 _MAX_FILES_LOOKED_AT: Final = 4096
 
@@ -57,9 +62,30 @@ def split_key(path: str) -> SplitKey | None:
         source.close()
 
 
+def may_be_part(first_bytes: bytes, read: Callable[[int, int], bytes]) -> bool:
+    """Whether a file may be a part of a split set: ``False`` is certain, and costs a tenth of ``split_key``.
+
+    ``first_bytes`` is the file's first ``MAIN_HEADER_BYTES``; ``read(offset, size_bytes)`` gives bytes of the file.
+    """
+    if not first_bytes.startswith(SIGNATURE):
+        return False
+    for block_size in _possible_block_sizes(first_bytes):
+        flags = read(block_size + _SPLIT_FLAGS_AT, 8)
+        if flags[:4] in _SET_FLAGS or flags[4:] in _SET_FLAGS:
+            return True
+    return False
+
+
+def _possible_block_sizes(main_header: bytes) -> set[int]:
+    """What the main header's block size may be, in either layout and byte order."""
+    places = [main_header[place] for place in _BLOCK_SIZE_PLACES]
+    sizes = {int.from_bytes(place, "little") for place in places} | {int.from_bytes(place, "big") for place in places}
+    return {size for size in sizes if 0 < size <= MAX_BLOCK_BYTES and size & (size - 1) == 0}
+
+
 def _key(source: FileSource, folder: str) -> SplitKey | None:
     first = source.read(0, MAIN_HEADER_BYTES)
-    if not first.startswith(SIGNATURE):
+    if not may_be_part(first, source.read):
         return None
     main = parse_main_header(first)
     sub = parse_sub_header(main, source.read(main.block_size, SUB_HEADER_BYTES))
