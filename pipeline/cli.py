@@ -13,8 +13,11 @@ from crashbeam.pipeline.exit_codes import DEFECT, OK, PROMISE_BROKEN, WRONG_USE,
 COMMANDS = {
     "run": "Analyse dumps: one record each, in a run folder.",
     "show": "Show one dump as text, or as its report.",
+    "dmesg": "Print the kernel's log that a dump holds.",
     "trim": "Write a small dump that gives the same report.",
     "load": "Load a finished run into a store.",
+    "signature": "Tell what a stored report is filed under, and why: explain.",
+    "regroup": "Sign stored reports by other rules: which buckets merge and split.",
     "symbols": "Look after the cache of kernel profiles: add, list, verify, gc.",
     "schema": "Print the JSON Schema of a record.",
 }

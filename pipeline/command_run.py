@@ -12,8 +12,10 @@ from crashbeam.pipeline.options import (
     config_option,
     debug_option,
     option,
+    report_options,
     symbols_options,
 )
+from crashbeam.pipeline.rules import absolute_rules
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.workers.limits import DEFAULT_LIMITS, Limits
 
@@ -22,6 +24,7 @@ from crashbeam.workers.limits import DEFAULT_LIMITS, Limits
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @option("-o", "--output", metavar="DIR", required=True, help="The run folder: a new one, or one to go on with.")
 @symbols_options
+@report_options
 @option("--sink", metavar="URI", multiple=True, help="Where the records go too: jsonl:PATH, parquet:DIR, duckdb:PATH.")
 @option("--workers", metavar="N", type=click.IntRange(1, 1024), help="Child processes. [default: one for each CPU]")
 @option("--runner", metavar="NAME", default="FnApiRunner", show_default=True, help="The Beam runner.")
@@ -57,6 +60,8 @@ def run_command(
     output: str,
     symbols: tuple[str, ...],
     profiles: str | None,
+    dmesg_lines: int,
+    rules: str | None,
     sink: tuple[str, ...],
     workers: int | None,
     runner: str,
@@ -83,6 +88,8 @@ def run_command(
         fail_on_failures=fail_on_failures,
         retry_failures=retry_failures,
         debug=logging.getLogger().isEnabledFor(logging.DEBUG),
+        dmesg_lines=dmesg_lines,
+        rules=absolute_rules(rules),
     )
     return run(options)
 

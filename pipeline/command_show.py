@@ -5,7 +5,8 @@ import click
 from crashbeam.pipeline.exit_codes import FAILURES, OK, WrongUseError
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.pipeline.interrupts import end_with_reader
-from crashbeam.pipeline.options import config_option, debug_option, symbols_options
+from crashbeam.pipeline.options import config_option, debug_option, report_options, symbols_options
+from crashbeam.pipeline.rules import absolute_rules, load_rules_of
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.schemas.encode import to_json_line
 from crashbeam.schemas.failure import FailureRecord
@@ -18,14 +19,26 @@ from crashbeam.vmcore.stages import analyse, describe
 @click.option("--json", "as_json", is_flag=True, help="Print the CrashReport instead.")
 @click.option("--cpu", metavar="N", type=click.IntRange(0), help="Only what concerns this CPU.")
 @symbols_options
+@report_options
 @debug_option
 @config_option
-def show_command(dump: str, as_json: bool, cpu: int | None, symbols: tuple[str, ...], profiles: str | None) -> int:
+def show_command(
+    dump: str,
+    as_json: bool,
+    cpu: int | None,
+    symbols: tuple[str, ...],
+    profiles: str | None,
+    dmesg_lines: int,
+    rules: str | None,
+) -> int:
     """Shows what is known of the crash in DUMP: who panicked, which CPUs saved their registers, and every stack."""
     end_with_reader()
     if as_json and cpu is not None:
         raise WrongUseError("--cpu is for the text: a report holds all CPUs (drop --cpu or --json)")
-    options = AnalysisOptions(absolute_symbols(symbols), absolute_profiles(profiles))
+    load_rules_of(rules)
+    options = AnalysisOptions(
+        absolute_symbols(symbols), absolute_profiles(profiles), dmesg_lines, absolute_rules(rules)
+    )
     dump_input = list_one(dump)
     if as_json:
         record = analyse(dump_input, options)

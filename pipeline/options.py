@@ -19,6 +19,7 @@ from crashbeam.workers.limits import Limits
 ENVIRONMENT_PREFIX = "CRASHBEAM_"
 ISOLATIONS = ("children", "none")
 DIGEST_BYTES = 16
+MAX_DMESG_LINES = 100_000
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -39,11 +40,13 @@ class RunOptions:
     retry_failures: bool
     debug: bool
     analyse: str = ANALYSE
+    dmesg_lines: int = 0
+    rules: str | None = None
 
     @property
     def analysis(self) -> AnalysisOptions:
         """What a report may depend on."""
-        return AnalysisOptions(symbols=self.symbols, profiles=self.profiles)
+        return AnalysisOptions(self.symbols, self.profiles, self.dmesg_lines, self.rules)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -66,6 +69,24 @@ def symbols_options(command: Command) -> Command:
         type=click.Path(),
         multiple=True,
         help="A vmlinux, a System.map, a compiled profile, or a folder of them: names and layouts of the kernels.",
+    )(command)
+
+
+def report_options(command: Command) -> Command:
+    """``--dmesg`` and ``--rules``: what a report holds of the log, and by which lists it is signed."""
+    command = option(
+        "--rules",
+        metavar="DIR",
+        type=click.Path(),
+        help="A folder of lists that are added to crashbeam's own for classes and signatures.",
+    )(command)
+    return option(
+        "--dmesg",
+        "dmesg_lines",
+        metavar="N",
+        type=click.IntRange(0, MAX_DMESG_LINES),
+        default=0,
+        help="Put the last N lines of the kernel's log into the report: they may hold private data.",
     )(command)
 
 
@@ -94,10 +115,17 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
-def options_digest(options: RunOptions, symbols_digest: str) -> str:
-    """BLAKE2b-128, in hex, of what can change a record: symbols by content, and limits."""
+def options_digest(options: RunOptions, symbols_digest: str, rules_digest: str) -> str:
+    """BLAKE2b-128, in hex, of what can change a record: symbols and rules by content, lines of the log, limits."""
     limits = options.limits
-    fields = (symbols_digest, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes)
+    fields = (
+        symbols_digest,
+        rules_digest,
+        options.dmesg_lines,
+        limits.cpu_seconds,
+        limits.wall_seconds,
+        limits.memory_bytes,
+    )
     return hashlib.blake2b(repr(fields).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 

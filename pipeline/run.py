@@ -11,6 +11,7 @@ from crashbeam.pipeline.options import RunOptions, options_digest
 from crashbeam.pipeline.progress import print_summary, progress_bar
 from crashbeam.pipeline.quiet_beam import import_quietly
 from crashbeam.pipeline.retry import retry_failures
+from crashbeam.pipeline.rules import load_rules_of
 from crashbeam.pipeline.run_folder import RunFolder, count_ranges, open_run_folder
 from crashbeam.pipeline.sinks import open_sinks
 from crashbeam.pipeline.symbols import prepare_symbols
@@ -28,7 +29,8 @@ def run_to_parts(options: RunOptions) -> Counts:
     began = time.monotonic()
     listing = list_inputs(options.inputs)
     sinks = open_sinks(options.sinks)
-    digest = options_digest(options, prepare_symbols(options.analysis))
+    rules = load_rules_of(options.rules)
+    digest = options_digest(options, prepare_symbols(options.analysis), rules.digest)
     folder = open_run_folder(options.output, _shown(options), digest)
     try:
         for _, sink in sinks:

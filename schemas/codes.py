@@ -229,6 +229,11 @@ class WarningCode(Code):
     PART_MISSING = "part_missing", "a part of a split dump is missing or broken", "put all parts into one folder"
     STACK_CUT = "stack_cut", "a stack could not be followed to its end", "see its stop_reason"
     TRACE_DIFFERS = "trace_differs", "the kernel's own trace differs", "see the log"
+    LOG_UNREADABLE = (
+        "log_unreadable",
+        "the kernel's log, or a part of it, cannot be read",
+        "put the vmcore-dmesg.txt beside the dump",
+    )
     COSTLY_INPUT = "costly_input", "the dump had to be searched", "none"
     BUDGET_REACHED = "budget_reached", "a limit of the analysis was reached", "raise the limit"
 
@@ -315,6 +320,8 @@ class GradeReason(Code):
     WEAK_FRAMES = "weak_frames", "frames are inferred, or may have returned"
     CULPRIT_BY_LINK_REGISTER = "culprit_by_link_register", "the culprit is known through LR alone"
     SYMBOLS_MISSING = "symbols_missing", "functions of the blamed stack have no names"
+    STACK_OVERFLOWED = "stack_overflowed", "the stack had overflowed: what was found may be a consequence"
+    KIND_UNKNOWN = "kind_unknown", "the log does not say of what kind it was"
 
 
 class LogSource(Code):

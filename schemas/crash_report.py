@@ -147,7 +147,10 @@ class ExceptionFrame:
 
 @dataclass(frozen=True, slots=True)
 class Inlined:
-    """A function inlined at a frame's address."""
+    """A function inlined at a frame's address: ``file`` and ``line`` are where it was called from.
+
+    The place is ``None`` where the compiler gave none.
+    """
 
     function: Public[str]
     file: Internal[str | None]
@@ -156,7 +159,14 @@ class Inlined:
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """Where a frame's address is in the kernel's source."""
+    """Where a frame's address is in the kernel's source; of a return address, where its call is.
+
+    ``file`` and ``line`` are the place of the instruction itself, in the innermost function that was inlined there.
+    ``inlined`` holds these functions from the innermost outwards: the first has ``file:line`` in its body, and the
+    place it was called from lies in the next one's, that of the last one in the frame's ``symbol``. Without inlined
+    functions ``file:line`` lies in ``symbol``. Paths are relative to the top of the kernel's source, or to the folder
+    that it was built in; others are as the compiler had them.
+    """
 
     file: Internal[str]
     line: Public[int]
@@ -277,7 +287,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """A report in the kernel's log: an oops, a warning, a stall, a panic. ``at_line`` counts the log's lines from 0."""
+    """A report in the kernel's log: an oops, a warning, a stall, a panic.
+
+    ``at_line`` is the number of the log's record that it begins with, from 0 at boot (of a file beside the dump, of the
+    line).
+    """
 
     class_: Public[CrashClass]
     title: Internal[str]

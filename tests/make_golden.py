@@ -2,25 +2,27 @@
 
     python -m tests.make_golden CORPUS
 
-Each is a real dump, trimmed to the pages that its report needs; the profiles are those of their kernels.
+Each is a real dump, trimmed to the pages that its report needs; the profiles are those of their kernels, without their
+line tables.
 ``truth.json.xz`` holds the corpus' truth of them, so that reports are compared with what is known and never with
 themselves.
 """
 
 import json
 import lzma
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.vmcore.facts import AnalysisOptions
+from crashbeam.vmcore.symbols.profile import KernelProfile
 from crashbeam.vmcore.trim import trim
 
 GOLDEN = Path(__file__).parent / "golden"
 KEPT = ("arch", "kernel", "online", "panic_cpu", "panic_task", "cpus_possible")
 KEPT_OF_CPU = ("cpu", "state", "pid", "comm", "task", "registers", "frames", "stack", "mode")
+KEPT_OF_LOST = ("chain",)
 
 
 def main(corpus: Path) -> None:
@@ -36,7 +38,7 @@ def main(corpus: Path) -> None:
         for name in ("incomplete", "truncated"):
             make_one(corpus / "ppc32" / "damaged" / f"{name}.zlib", f"damaged_{name}", options)
         for profile in Path(cache).glob("*.profile"):
-            shutil.copyfile(profile, GOLDEN / profile.name)
+            (GOLDEN / profile.name).write_bytes(KernelProfile.open(profile).without_lines())
     (GOLDEN / "truth.json.xz").write_bytes(lzma.compress(json.dumps(truths, separators=(",", ":")).encode(), preset=9))
 
 
@@ -57,7 +59,10 @@ def shorten(truth: dict[str, object]) -> dict[str, object]:
     cpus = truth["cpus"]
     assert isinstance(cpus, list)
     short = {key: truth[key] for key in KEPT if key in truth}
-    short["cpus"] = [{key: cpu[key] for key in KEPT_OF_CPU if key in cpu} for cpu in cpus]
+    short["cpus"] = [
+        {key: cpu[key] for key in (*KEPT_OF_CPU, *(KEPT_OF_LOST if cpu["state"] == "not_saved" else ())) if key in cpu}
+        for cpu in cpus
+    ]
     return short
 
 

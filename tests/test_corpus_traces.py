@@ -8,16 +8,16 @@ idle CPU.
 
 import re
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from crashbeam.pipeline.inputs import list_one
-from crashbeam.schemas.crash_report import Cpu, CrashReport
+from crashbeam.schemas.crash_report import CrashReport
 from crashbeam.vmcore.facts import AnalysisOptions
+from crashbeam.vmcore.oops import TraceLine
 from crashbeam.vmcore.stages import analyse
+from crashbeam.vmcore.trace_check import LineKind, compare_trace
 
 HEADER = re.compile(r"CPU: (\d+) (?:UID: \d+ )?PID: \d+ ")
 LINE = re.compile(
@@ -26,19 +26,11 @@ LINE = re.compile(
 STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 
 
-class Line(NamedTuple):
-    """A line of a trace."""
-
-    stack_pointer: int
-    address: int
-    function: str
-    is_flagged: bool
-
-
-def traces_of(console: str) -> list[tuple[int, list[Line]]]:
+def traces_of(console: str) -> list[tuple[int, list[TraceLine]]]:
     """The CPU and the lines of each trace of a console log."""
-    found: list[tuple[int, list[Line]]] = []
-    cpu, lines = -1, None
+    found: list[tuple[int, list[TraceLine]]] = []
+    cpu = -1
+    lines: list[TraceLine] | None = None
     for text in (STAMP.sub("", written) for written in console.splitlines()):
         if header := HEADER.search(text):
             cpu = int(header[1])
@@ -48,34 +40,8 @@ def traces_of(console: str) -> list[tuple[int, list[Line]]]:
         elif text.startswith(("Code:", "---[ end trace", "Kernel panic", "Instruction dump")):
             lines = None
         elif lines is not None and (line := LINE.search(text)):
-            lines.append(Line(int(line[1], 16), int(line[2], 16), line[3].lstrip("."), bool(line[4])))
+            lines.append(TraceLine(int(line[1], 16), int(line[2], 16), line[3].lstrip("."), None, None, bool(line[4])))
     return found
-
-
-def classify(line: Line, before: Line | None, is_last: bool, cpu: Cpu) -> str:
-    """What a line of a trace is to the CPU's stack."""
-    frames = [frame for frame in cpu.stack.frames if int(frame.stack_pointer, 16) == line.stack_pointer]
-    if any(int(frame.address, 16) == line.address for frame in frames):
-        return "equal"
-    if line.is_flagged:
-        return "flagged unreliable"
-    if any(frame.trust == "link_register" for frame in frames):
-        return "stale: LR was live"
-    if before is not None and not frames and leaves_stack(cpu, before):
-        return "the switching function's frame"
-    if any(frame.symbol == line.function == "panic" for frame in frames):
-        return "inside panic()"
-    if is_last and not frames:
-        return "bottom of an idle CPU"
-    return "unexplained"
-
-
-def leaves_stack(cpu: Cpu, line: Line) -> bool:
-    """Whether the frame of a line is the first of an interrupt stack: the next one lies elsewhere."""
-    for frame, following in pairwise(cpu.stack.frames):
-        if int(frame.stack_pointer, 16) == line.stack_pointer:
-            return frame.on in ("hardirq", "softirq") and following.on != frame.on
-    return False
 
 
 def dumps_of(corpus: Path) -> list[Path]:
@@ -97,15 +63,17 @@ def test_every_line_of_the_kernels_own_trace_is_explained(corpus: Path, tmp_path
         assert isinstance(report, CrashReport), report
         cpus = {cpu.cpu: cpu for cpu in report.cpus}
         for number, lines in traces_of((path.parent / "dmesg.txt").read_text(errors="replace")):
-            cpu = cpus[number]
-            for place, line in enumerate(lines):
-                kind = "of a CPU without a note"
-                if cpu.stack.frames:
-                    before = lines[place - 1] if place else None
-                    kind = classify(line, before, place == len(lines) - 1, cpu)
-                counts[kind] += 1
-                if kind == "unexplained":
-                    unexplained.append(f"{path.parent.name} cpu {number}: {line}")
+            stack = cpus[number].stack
+            if stack.recovered:
+                counts["of a CPU without a note"] += len(lines)
+                continue
+            kinds = compare_trace(lines, stack)
+            counts.update(kind.value for kind in kinds)
+            unexplained += [
+                f"{path.parent.name} cpu {number}: {line}"
+                for line, kind in zip(lines, kinds, strict=True)
+                if kind is LineKind.UNEXPLAINED
+            ]
     print(*(f"{kind}: {count}" for kind, count in counts.most_common()), sep="\n")
     assert unexplained == []
     assert counts["equal"] > 300

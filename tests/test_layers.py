@@ -27,11 +27,27 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("containers", "notes", "vmcoreinfo", "vmcoreinfo_search"),
     ("symbols",),
     ("memory", "arch", "registers"),
-    ("kernel", "tasks", "stacks", "modules", "paca", "firmware", "log_line", "dmesg", "oops"),
-    ("note_map", "unwind", "recover", "diagnosis", "trace_check"),
     (
-        *("dump", "own_symbols", "facts", "text", "trim", "signature", "title"),
-        *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),
+        *("kernel", "tasks", "stacks", "modules", "paca", "firmware", "log_line", "oops"),
+        *("oops_formats", "oops_events", "oops_trace", "log_facts", "taint"),
+        *("dmesg", "dmesg_ring", "dmesg_old", "dmesg_text", "dmesg_memory"),
+    ),
+    (
+        "note_map",
+        "unwind",
+        "recover",
+        "recover_code",
+        "recover_outline",
+        "recover_steps",
+        "recover_walk",
+        "diagnosis",
+        "trace_check",
+    ),
+    (
+        *("dump", "own_symbols", "facts", "text", "trim", "crash_log", "signature", "title"),
+        *("function_names", "signature_rules", "signature_overrides", "signature_points", "signature_classes"),
+        *("signature_walk", "signature_blame", "signature_grade"),
+        *("parse_headers", "map_notes", "recover_cpus", "unwind_stacks", "build_report", "stages"),
     ),
 )
 """The floors of vmcore/, lowest first. Rooms of one floor may use each other, as long as they do not go round."""

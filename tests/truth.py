@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from crashbeam.schemas.codes import NoteState
+from crashbeam.schemas.codes import NoteState, Trust
 from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame, Stack
 
 REGISTER_NAMES = {"link": "lr", "ccr": "cr", "orig_gpr3": "orig_r3"} | {f"gpr{n}": f"r{n}" for n in range(32)}
@@ -46,8 +46,10 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
     ):
         yield f"task: got {cpu.task}"
     if known["state"] not in WITH_REGISTERS:
-        if cpu.registers is not None or cpu.stack.frames:
-            yield "registers or frames of a CPU that saved none"
+        if cpu.registers is not None or (cpu.stack.frames and not cpu.stack.recovered):
+            yield "registers of a CPU that saved none, or frames that were not recovered"
+        if "chain" in known:
+            yield from recovered_differences(cpu.stack, known["chain"])
         return
     registers = {REGISTER_NAMES.get(name, name): number(value) for name, value in known["registers"].items()}
     got = {name: number(value) for name, value in (cpu.registers or {}).items()}
@@ -56,6 +58,19 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
     if known.get("mode") is not None and known["mode"] != cpu.mode:
         yield f"mode: expected {known['mode']}, got {cpu.mode}"
     yield from stack_differences(cpu.stack, known["frames"])
+
+
+def recovered_differences(stack: Stack, chain: list[str]) -> Iterator[str]:
+    """What is given as certain of a stack that was recovered must be the outer end of the true one."""
+    certain = [f for f in stack.frames if f.trust not in (Trust.SCAN, Trust.CALLEE) and not f.may_have_returned]
+    names = [f"{f.symbol} [{f.module}]" if f.module else f.symbol for f in certain if f.symbol is not None]
+    true = [part for part in chain if not part.startswith(("---", "(user"))]
+    for end in (names, true):
+        while end and end[-1] in BELOW_THE_FIRST_FUNCTION:
+            end.pop()
+    outer = true[max(len(true) - len(names), 0) :]
+    if len(outer) < len(names) or any(n not in k.split("|") for n, k in zip(names, outer, strict=True)):
+        yield f"recovered: expected the end of {true}, got {names}"
 
 
 def stack_differences(stack: Stack, frames: list[dict[str, Any]]) -> Iterator[str]:

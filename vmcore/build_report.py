@@ -2,28 +2,53 @@
 
 from dataclasses import replace
 
+from crashbeam.schemas.clean import clean_text, int64
 from crashbeam.schemas.codes import NoteState, RegistersFrom, WarningCode
 from crashbeam.schemas.crash_report import (
     CRASH_REPORT,
     Cpu,
     CpuNote,
     CrashReport,
+    Diagnosis,
     Notes,
     ReportWarning,
+    System,
     Task,
     UnassignedNote,
 )
 from crashbeam.vmcore.arch.architecture import Architecture
+from crashbeam.vmcore.crash_log import dmesg_of, rules_of
 from crashbeam.vmcore.dump import opened
 from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened, Unwound, UnwoundContext
 from crashbeam.vmcore.note_map import CpuNoteMap
 from crashbeam.vmcore.registers import name_registers
+from crashbeam.vmcore.signature import sign
+from crashbeam.vmcore.signature_rules import Rules
 from crashbeam.vmcore.tasks import CurrentTask
+from crashbeam.vmcore.trace_check import LineKind, compare_trace
 from crashbeam.vmcore.unwind import NO_STACK
+
+_MAX_MESSAGE_BYTES = 1024
 
 
 def build_report(before: Unwound, options: AnalysisOptions) -> CrashReport:
     """The CrashReport; nothing is read for it any more."""
+    mapped = before.mapped
+    rules = rules_of(options.rules)
+    report = _unsigned(before, options, rules)
+    signed = sign(report, rules, None if mapped.log is None else mapped.log.oopses)
+    cause = None if mapped.log is None else mapped.log.cause
+    panic = replace(
+        mapped.panic,
+        title=signed.title,
+        alternative_titles=signed.alternative_titles,
+        message=None if cause is None else clean_text(cause.epilogue or cause.message, _MAX_MESSAGE_BYTES),
+    )
+    return replace(report, panic=panic, signature=signed.signature)
+
+
+def _unsigned(before: Unwound, options: AnalysisOptions, rules: Rules) -> CrashReport:
+    """The report before its signature, which is made from it."""
     mapped = before.mapped
     start = mapped.opened
     arch = opened(start.input, options).arch
@@ -33,11 +58,12 @@ def build_report(before: Unwound, options: AnalysisOptions) -> CrashReport:
         crash_id=start.crash_id,
         source=replace(start.source, page_codecs=tuple(sorted(before.pages.codecs))),
         kernel=start.kernel,
-        system=start.system,
+        system=_system(mapped),
         panic=mapped.panic,
         notes=_notes(mapped),
         cpus=tuple(
-            _cpu(arch, cpu, found, start.source.written_by) for cpu, found in zip(mapped.cpus, before.cpus, strict=True)
+            _cpu(arch, cpu, found, diagnoses, start.source.written_by)
+            for cpu, found, diagnoses in zip(mapped.cpus, before.cpus, before.diagnoses, strict=True)
         ),
         unassigned_notes=tuple(
             UnassignedNote(
@@ -50,10 +76,23 @@ def build_report(before: Unwound, options: AnalysisOptions) -> CrashReport:
             for note, found in zip(mapped.unassigned, before.unassigned, strict=True)
         ),
         signature=None,
-        dmesg=None,
+        dmesg=None if mapped.log is None else dmesg_of(mapped.log, options.dmesg_lines, rules),
         quirks=_quirks(before),
         warnings=_warnings(start, before),
     )
+
+
+def _system(mapped: Mapped) -> System:
+    """The machine, with what the log adds: hardware, taint before the crash, uptime."""
+    system, log = mapped.opened.system, mapped.log
+    if log is None:
+        return system
+    facts, taint = log.facts, system.taint
+    if taint is not None:
+        taint = replace(taint, before_crash=facts.taint_before)
+    uptime = None if facts.uptime_seconds is None else int64(int(facts.uptime_seconds))
+    hardware = None if facts.hardware is None else clean_text(facts.hardware, _MAX_MESSAGE_BYTES)
+    return replace(system, hardware=hardware, uptime_seconds=uptime, taint=taint)
 
 
 def _notes(mapped: Mapped) -> Notes:
@@ -68,18 +107,26 @@ def _notes(mapped: Mapped) -> Notes:
     )
 
 
-def _cpu(arch: Architecture, cpu: MappedCpu, found: UnwoundContext | None, written_by: str | None) -> Cpu:
-    note, registers = cpu.note, cpu.note.registers
+def _cpu(
+    arch: Architecture,
+    cpu: MappedCpu,
+    found: UnwoundContext | None,
+    diagnoses: tuple[Diagnosis, ...],
+    written_by: str | None,
+) -> Cpu:
+    """Registers that were recovered stand in the first frame's exception: saved ones are never mixed with them."""
+    is_recovered = found is not None and found.stack.recovered
+    note, registers = cpu.note, None if is_recovered else cpu.note.registers
     return Cpu(
         cpu=cpu.cpu,
         online=cpu.online,
         note=CpuNote(state=note.state, index=note.index, evidence=note.evidence, pid=note.pid),
-        registers_from=_registers_from(note, written_by),
+        registers_from=found.recovered_from if found and is_recovered else _registers_from(note, written_by),
         task=_task(arch, cpu.task),
         mode=None if found is None else found.mode,
         registers=None if registers is None else name_registers(arch, registers),
         stack=NO_STACK if found is None else found.stack,
-        diagnosis=(),
+        diagnosis=diagnoses,
     )
 
 
@@ -113,9 +160,23 @@ def _quirks(unwound: Unwound) -> tuple[str, ...]:
     return tuple(sorted((*unwound.quirks, *zeros)))
 
 
+def _trace_warnings(unwound: Unwound) -> list[ReportWarning]:
+    """Lines of the kernel's own trace that the stack of that CPU contradicts, if its registers were saved before."""
+    log = unwound.mapped.log
+    cause = None if log is None else log.cause
+    for cpu, found in zip(unwound.mapped.cpus, unwound.cpus, strict=True):
+        if cause is None or found is None or cpu.cpu != cause.cpu or found.stack.recovered:
+            continue
+        count = compare_trace(cause.trace, found.stack).count(LineKind.UNEXPLAINED)
+        if count:
+            message = f"cpu {cpu.cpu}: {count} lines of the trace that the kernel printed are not in its stack"
+            return [ReportWarning(WarningCode.TRACE_DIFFERS, cpu.cpu, message)]
+    return []
+
+
 def _warnings(start: Opened, unwound: Unwound) -> tuple[ReportWarning, ...]:
     """All warnings, ordered by CPU and code, those about the whole dump first."""
-    warnings = [*start.warnings, *unwound.mapped.warnings, *unwound.warnings]
+    warnings = [*start.warnings, *unwound.mapped.warnings, *unwound.warnings, *_trace_warnings(unwound)]
     count = len(unwound.pages.unreadable)
     if count:
         message = f"{count} pages that were needed cannot be read"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashbeam.schemas.codes import CpuMode, FailureCode, NoteMethod, Stage
-from crashbeam.schemas.crash_report import Kernel, Panic, ReportWarning, Source, Stack, System
+from crashbeam.schemas.codes import CpuMode, FailureCode, LogSource, NoteMethod, RegistersFrom, Stage
+from crashbeam.schemas.crash_report import Diagnosis, Kernel, Panic, ReportWarning, Source, Stack, System
+from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.note_map import CpuNoteMap, FileNote
+from crashbeam.vmcore.oops import LogFacts, Oops
 from crashbeam.vmcore.tasks import CurrentTask
 
 
@@ -36,11 +38,14 @@ class AnalysisOptions:
     """What a report may depend on beside the dump.
 
     ``symbols`` are the paths given with ``--symbols``; ``profiles`` is the folder of compiled
-    kernel profiles, by default the user's cache.
+    kernel profiles, by default the user's cache. ``dmesg_lines`` of the log are put into the report; ``rules`` is a
+    folder of lists for classes and signatures, beside those that ship.
     """
 
     symbols: tuple[str, ...] = ()
     profiles: str | None = None
+    dmesg_lines: int = 0
+    rules: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,25 @@ class MappedCpu:
 
 
 @dataclass(frozen=True, slots=True)
+class CrashLog:
+    """The log as far as it was read: ``lines`` are its newest.
+
+    ``whole`` tells whether nothing before ``lines`` is missing that the log could still hold.
+    """
+
+    lines: tuple[LogLine, ...]
+    oopses: tuple[Oops, ...]
+    facts: LogFacts
+    whole: bool
+    source: LogSource
+
+    @property
+    def cause(self) -> Oops | None:
+        """The report of the cause: the first one."""
+        return self.oopses[0] if self.oopses else None
+
+
+@dataclass(frozen=True, slots=True)
 class Mapped:
     """Whose each note is."""
 
@@ -106,27 +130,33 @@ class Mapped:
     method: NoteMethod
     order_would_mislead: bool
     panic: Panic
+    log: CrashLog | None
     warnings: tuple[ReportWarning, ...]
     pages: PagesMet
 
 
 @dataclass(frozen=True, slots=True)
 class UnwoundContext:
-    """The stack of a CPU's or a note's registers, and what was running."""
+    """The stack of a CPU's or a note's registers, and what was running.
+
+    ``recovered_from`` says where the registers of a recovered stack were found, if they were.
+    """
 
     mode: CpuMode
     stack: Stack
+    recovered_from: RegistersFrom | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unwound:
-    """The stacks: one for each CPU of ``mapped`` (``None`` without registers), and one for each unassigned note, in the
-    same order.
+    """The stacks: one for each CPU of ``mapped`` (``None`` where there are no registers and nothing was recovered), and
+    one for each unassigned note, in the same order; ``diagnoses`` are those of each CPU.
     """
 
     mapped: Mapped
     cpus: tuple[UnwoundContext | None, ...]
     unassigned: tuple[UnwoundContext, ...]
+    diagnoses: tuple[tuple[Diagnosis, ...], ...]
     quirks: tuple[str, ...]
     warnings: tuple[ReportWarning, ...]
     pages: PagesMet

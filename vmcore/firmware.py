@@ -14,7 +14,6 @@ from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.registers import Registers
 
-
 _HIGHEST_PHYSICAL = 1 << 60
 """Above it are kernel addresses, also of BookE, whose MSR[IS] is 0 though addresses are translated."""
 

@@ -1,16 +1,18 @@
 """Stage 2: whose each note is. Reads the buffers, tasks and stacks that ``note_map`` decides from."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from crashbeam.schemas.clean import int32
-from crashbeam.schemas.codes import Evidence, NoteMethod, PanicFoundBy, WarningCode
+from crashbeam.schemas.codes import Evidence, NoteMethod, NoteState, PanicFoundBy, WarningCode
 from crashbeam.schemas.crash_report import Panic, ReportWarning
+from crashbeam.vmcore.crash_log import read_crash_log, rules_of
 from crashbeam.vmcore.dump import Dump, opened
 from crashbeam.vmcore.errors import PageError, PageStatus, VmcoreError
-from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened
+from crashbeam.vmcore.facts import AnalysisOptions, CrashLog, Mapped, MappedCpu, Opened
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_CPUS
-from crashbeam.vmcore.note_map import Buffer, FileNote, Witness, assign_notes, buffer_bytes
+from crashbeam.vmcore.note_map import Buffer, FileNote, NoteMap, Witness, assign_notes, buffer_bytes
 from crashbeam.vmcore.paca import cpu_of_paca
 from crashbeam.vmcore.stacks import Stack, find_stacks, owners_of
 from crashbeam.vmcore.tasks import CurrentTask, read_current_task, read_task_cpu
@@ -23,12 +25,13 @@ def map_notes(before: Opened, options: AnalysisOptions) -> Mapped:
     dump = opened(before.input, options)
     masks = before.system.cpus
     if dump.kernel is None or masks.possible is None:
-        return _nothing_mapped(before, dump)
+        return _nothing_mapped(before, dump, options)
     kernel = dump.kernel.kernel
     possible = masks.possible[:MAX_CPUS]
     online = None if masks.online is None else frozenset(masks.online)
     tasks = {cpu: read_current_task(kernel, cpu, online=online is None or cpu in online) for cpu in possible}
     stacks = find_stacks(kernel, tasks)
+    log, log_warnings = read_crash_log(dump, options.dmesg_lines, rules_of(options.rules))
     after_crash = dump.facts.written_by == "qemu"
     found = assign_notes(
         dump.arch,
@@ -51,19 +54,21 @@ def map_notes(before: Opened, options: AnalysisOptions) -> Mapped:
         unassigned=tuple(by_index[index] for index in found.unassigned),
         method=found.method,
         order_would_mislead=found.order_would_mislead,
-        panic=find_panic(kernel, tasks),
-        warnings=found.warnings,
+        panic=find_panic(kernel, tasks, log),
+        log=log,
+        warnings=(*found.warnings, *log_warnings, *_count_mismatch(found, online, log)),
         pages=before.pages.joined(dump.pages_met),
     )
 
 
-def _nothing_mapped(before: Opened, dump: Dump) -> Mapped:
+def _nothing_mapped(before: Opened, dump: Dump, options: AnalysisOptions) -> Mapped:
     """A dump whose CPUs are not known: every note is kept, none is given to anybody."""
+    log, log_warnings = read_crash_log(dump, options.dmesg_lines, rules_of(options.rules))
     warnings = tuple(
         ReportWarning(WarningCode.NOTE_UNASSIGNED, None, f"note {note.index}: no CPU could be shown to own it")
         for note in dump.notes
     )
-    panic = _NO_PANIC if dump.kernel is None else find_panic(dump.kernel.kernel, {})
+    panic = _panic_in_log(log) if dump.kernel is None else find_panic(dump.kernel.kernel, {}, log)
     return Mapped(
         opened=before,
         notes_in_file=len(dump.notes),
@@ -72,7 +77,8 @@ def _nothing_mapped(before: Opened, dump: Dump) -> Mapped:
         method=NoteMethod.NONE,
         order_would_mislead=False,
         panic=panic,
-        warnings=warnings,
+        log=log,
+        warnings=(*warnings, *log_warnings),
         pages=before.pages.joined(dump.pages_met),
     )
 
@@ -172,8 +178,36 @@ def _only_owners(values: Mapping[int, int | None]) -> dict[int, int]:
     return {value: cpus[0] for value, cpus in owners.items() if len(cpus) == 1}
 
 
-def find_panic(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> Panic:
-    """The CPU that ran the crash path, by ``crashing_cpu`` (arch/powerpc) or ``panic_cpu`` (kernel/panic.c)."""
+def _count_mismatch(found: NoteMap, online: frozenset[int] | None, log: CrashLog | None) -> tuple[ReportWarning, ...]:
+    """The kernel's own count of CPUs that answered the crash IPI (``crash_kexec_prepare``) against the buffers.
+
+    A CPU may answer after the kernel stopped waiting, so fewer notes may be missing than it says, but never more.
+    """
+    if log is None or not (log.facts.ipi_complete or log.facts.not_responding):
+        return ()
+    states = [found.cpus[cpu].state for cpu in found.cpus if online is None or cpu in online]
+    missing = states.count(NoteState.NOT_SAVED) + states.count(NoteState.INVALID)
+    silent = log.facts.not_responding or 0
+    if missing <= silent:
+        return ()
+    said = f"{silent} CPUs did not respond" if silent else "every CPU responded"
+    message = f"the kernel's log says that {said}, but {missing} saved no whole note"
+    return (ReportWarning(WarningCode.NOTE_COUNT_MISMATCH, None, message),)
+
+
+def _panic_in_log(log: CrashLog | None) -> Panic:
+    """The panicking CPU and task as the log's first report names them."""
+    cause = None if log is None else log.cause
+    if cause is None or cause.cpu is None or not cause.is_fatal:
+        return _NO_PANIC
+    pid = None if cause.pid is None else int32(cause.pid)
+    return replace(_NO_PANIC, cpu=cause.cpu, pid=pid, comm=cause.comm, found_by=PanicFoundBy.DMESG)
+
+
+def find_panic(kernel: Kernel, tasks: Mapping[int, CurrentTask | None], log: CrashLog | None = None) -> Panic:
+    """The CPU that ran the crash path, by ``crashing_cpu`` (arch/powerpc) or ``panic_cpu`` (kernel/panic.c), else by
+    the log.
+    """
     for variable, found_by in (("crashing_cpu", PanicFoundBy.CRASHING_CPU), ("panic_cpu", PanicFoundBy.PANIC_CPU)):
         try:
             cpu = kernel.memory.i32(kernel.address_of(variable))
@@ -191,4 +225,4 @@ def find_panic(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> Panic
                 message=None,
                 found_by=found_by,
             )
-    return _NO_PANIC
+    return _panic_in_log(log)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from crashbeam.schemas.clean import clean_text
+from crashbeam.schemas.crash_report import SourceLine
 from crashbeam.vmcore.errors import SymbolError, VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_MODULES, MAX_NAME_BYTES
@@ -81,6 +82,15 @@ class Text:
         """Whether ``address`` lies in init text, whose memory was given away after boot."""
         ranges = self._profile.text_ranges
         return any(start <= address < end for start, end in ranges[1:])
+
+    @property
+    def lines(self) -> bool:
+        """Whether source lines of the kernel are known."""
+        return self._profile.lines
+
+    def source_at(self, address: int) -> SourceLine | None:
+        """Where an address of kernel text is in the source."""
+        return self._profile.source_at(address)
 
     def bounds_of(self, first: str, last: str) -> tuple[int, int] | None:
         """The addresses of two routines of the kernel, or ``None`` if it lacks them."""

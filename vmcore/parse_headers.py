@@ -5,11 +5,12 @@ from hashlib import blake2b
 
 from crashbeam.schemas.clean import clean_text, int64
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames, WarningCode
-from crashbeam.schemas.crash_report import CpuMasks, Kernel, ReportWarning, Source, Symbols, System
+from crashbeam.schemas.crash_report import CpuMasks, Kernel, ReportWarning, Source, Symbols, System, Taint
 from crashbeam.vmcore.dump import Dump, opened
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, Opened
 from crashbeam.vmcore.limits import MAX_NAME_BYTES
+from crashbeam.vmcore.taint import taint_letters
 
 _UTSNAME_FIELD_BYTES = 65
 """``__NEW_UTS_LEN`` + 1 (include/uapi/linux/utsname.h)."""
@@ -40,7 +41,7 @@ def parse_headers(dump_input: DumpInput, options: AnalysisOptions) -> Opened:
             cpus=masks,
             memory_bytes=None,
             hardware=None,
-            taint=None,
+            taint=_read_taint(dump),
         ),
         warnings=tuple(warnings),
         pages=dump.pages_met,
@@ -168,6 +169,17 @@ def _read_mask(dump: Dump, name: str) -> tuple[int, ...] | None:
     except VmcoreError:
         return None
     return mask or None
+
+
+def _read_taint(dump: Dump) -> Taint | None:
+    """``tainted_mask`` as it is in memory: with what the crash itself set."""
+    if dump.kernel is None:
+        return None
+    try:
+        mask = int64(dump.kernel.kernel.word_of("tainted_mask"))
+    except VmcoreError:
+        return None
+    return None if mask is None else Taint(mask, taint_letters(mask), None)
 
 
 def _time(seconds: int | None) -> str | None:

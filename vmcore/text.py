@@ -6,7 +6,7 @@ note that was not saved, a function whose return address was still in LR) is sai
 
 from collections.abc import Callable, Iterator
 
-from crashbeam.schemas.codes import NoteState
+from crashbeam.schemas.codes import NoteState, Trust
 from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame, Stack, UnassignedNote
 
 _ROWS_32 = (
@@ -40,10 +40,10 @@ def show_text(report: CrashReport, name_at: NameAt, cpu: int | None = None) -> s
     lines = [*_summary(report), "", *_notes(report), ""] if cpu is None else []
     lines += _warnings(report, cpu)
     for entry in report.cpus:
-        if entry.registers is not None and cpu in (None, entry.cpu):
+        if (entry.registers is not None or entry.stack.frames) and cpu in (None, entry.cpu):
             lines += [*_cpu(entry, name_at), ""]
         elif cpu == entry.cpu:
-            lines += [f"cpu {cpu}: no registers: {entry.note.state.sentence}", ""]
+            lines += [f"cpu {cpu}: no registers: {entry.note.state.sentence}", *_diagnoses(entry), ""]
     if cpu is not None and cpu not in [entry.cpu for entry in report.cpus]:
         known = ", ".join(str(entry.cpu) for entry in report.cpus)
         why = f"the kernel has no such CPU, only {known}" if known else "which CPUs the kernel has cannot be read"
@@ -68,6 +68,18 @@ def _summary(report: CrashReport) -> Iterator[str]:
     if panic.cpu is not None:
         task = "" if panic.comm is None else f', pid {panic.pid} "{panic.comm}"'
         yield f"   panic: cpu {panic.cpu}{task} (by {panic.found_by})"
+    if panic.title is not None:
+        yield f"   title: {panic.title}"
+    if panic.message is not None:
+        yield f" message: {panic.message}"
+    signature = report.signature
+    if signature is not None:
+        reasons = f" ({', '.join(signature.reasons)})" if signature.reasons else ""
+        yield f"  bucket: {signature.id}, class {signature.class_}, grade {signature.grade}{reasons}"
+    if system.taint is not None and system.taint.letters:
+        before = system.taint.before_crash
+        was = "" if before is None else f", before the crash {before or 'none'}"
+        yield f"   taint: {system.taint.letters}{was}"
 
 
 def _count(cpus: tuple[int, ...] | None) -> str:
@@ -99,8 +111,17 @@ def _cpu(cpu: Cpu, name_at: NameAt) -> Iterator[str]:
     address = "?" if task is None else task.address
     comm = "?" if task is None or task.comm is None else task.comm
     yield f' PID: {pid:<6} TASK: {address}  CPU: {cpu.cpu}   COMMAND: "{comm}"'
+    yield from _diagnoses(cpu)
     yield ""
-    yield from _context(cpu.registers or {}, cpu.stack, name_at)
+    if cpu.registers is None:
+        origin = "" if cpu.registers_from is None else f" from {cpu.registers_from.sentence}"
+        yield f" (recovered{origin}: no note was saved)"
+    yield from _context(cpu.registers, cpu.stack, name_at)
+
+
+def _diagnoses(cpu: Cpu) -> Iterator[str]:
+    for diagnosis in cpu.diagnosis:
+        yield f"   {diagnosis.code}: {diagnosis.message}"
 
 
 def _unassigned(note: UnassignedNote, name_at: NameAt) -> Iterator[str]:
@@ -109,14 +130,15 @@ def _unassigned(note: UnassignedNote, name_at: NameAt) -> Iterator[str]:
     yield from _context(note.registers, note.stack, name_at)
 
 
-def _context(registers: dict[str, str], stack: Stack, name_at: NameAt) -> Iterator[str]:
-    yield from register_block(registers, name_at)
-    yield ""
+def _context(registers: dict[str, str] | None, stack: Stack, name_at: NameAt) -> Iterator[str]:
+    if registers is not None:
+        yield from register_block(registers, name_at)
+        yield ""
     for frame in stack.frames:
         if frame.exception is not None:
             yield f" --- {frame.exception.name or 'Exception'} [{frame.exception.vector}] ---"
             yield from register_block(frame.exception.registers, name_at)
-        yield _frame(frame)
+        yield from _frame(frame)
     if stack.stop_reason is not None:
         yield f" ({stack.stop_reason.sentence})"
 
@@ -131,8 +153,16 @@ def register_block(registers: dict[str, str], name_at: NameAt) -> Iterator[str]:
         yield f"  {label} [{address:0>16}] {name_at(address) or ''}".rstrip()
 
 
-def _frame(frame: Frame) -> str:
+def _frame(frame: Frame) -> Iterator[str]:
+    """The functions that were inlined where the frame is, innermost first, then the frame; each with its place."""
     module = f" [{frame.module}]" if frame.module else ""
     offset = f"+0x{frame.offset:x}" if frame.level and frame.offset is not None else ""
     name = f"{frame.symbol}{offset}{module} at " if frame.symbol else f"(unknown{module}) at "
-    return f" #{frame.level} [{frame.stack_pointer}] {name}{frame.address}"
+    place = ""
+    if frame.source is not None:
+        place = f" ({frame.source.file}:{frame.source.line})"
+        for inlined in frame.source.inlined:
+            yield f"     [inlined] {inlined.function}{place}"
+            place = f" ({inlined.file or '?'}:{inlined.line or '?'})"
+    doubt = " (inferred)" if frame.trust is Trust.CALLEE else " (may have returned)" if frame.may_have_returned else ""
+    yield f" #{frame.level} [{frame.stack_pointer}] {name}{frame.address}{place}{doubt}"

@@ -9,8 +9,10 @@ every step ends in a frame or in one stop reason.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
-from crashbeam.schemas.crash_report import ExceptionFrame, Frame
+from crashbeam.schemas.crash_report import ExceptionFrame, Frame, SourceLine
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.arch import find_return_address
 from crashbeam.vmcore.arch.architecture import Architecture
@@ -22,8 +24,11 @@ from crashbeam.vmcore.memory import KernelMemory
 from crashbeam.vmcore.modules import Function, Text
 from crashbeam.vmcore.registers import REGISTER_COUNT, Registers, decode_registers, name_registers
 from crashbeam.vmcore.stacks import Stack, stack_of
+from crashbeam.vmcore.symbols.line_table import INSTRUCTION_BYTES
 
 _THREAD_STARTS = ("start_kernel_thread", "ret_from_")
+_RETURNS = (Trust.LINK_REGISTER, Trust.BACK_CHAIN)
+"""How a return address was found, which lies behind its call."""
 _LIVE_LR = ReturnAddress(has_frame=False, in_lr=True, in_slot=False)
 COMPLETE_STOPS = frozenset(
     {
@@ -62,13 +67,32 @@ class Unwinder:
     def unwind(self, registers: Registers, stacks: tuple[Stack, ...]) -> StackRecord:
         """The stack of a CPU with these registers and these stacks of its own."""
         walk = _Walk(self, stacks)
+        return walk.record(lambda: walk.follow(registers), recovered=False)
+
+    def unwind_context(self, registers: Registers, stacks: tuple[Stack, ...]) -> StackRecord:
+        """The stack of a context that an exception interrupted, whose registers were found elsewhere than in a note."""
+        walk = _Walk(self, stacks)
+        return walk.record(lambda: walk.follow_context(registers), recovered=True)
+
+    def unwind_frame(self, stack_pointer: int, stacks: tuple[Stack, ...]) -> StackRecord:
+        """The stack from the frame at ``stack_pointer``, whose LR save word is the first address."""
+        walk = _Walk(self, stacks)
+        return walk.record(lambda: walk.follow_frame(stack_pointer), recovered=True)
+
+    def context_above(self, stack_pointer: int, stacks: tuple[Stack, ...]) -> Registers | None:
+        """The first context that was interrupted, up the back chain from a frame; ``None`` if the chain has none."""
         try:
-            walk.follow(registers)
-        except _EndOfWalkError as end:
-            reason = end.reason
-        except VmcoreError:
-            reason = StopReason.UNREADABLE
-        return StackRecord(frames=tuple(walk.frames), stop_reason=reason, recovered=False)
+            return _Walk(self, stacks).find_context(stack_pointer)
+        except (_EndOfWalkError, VmcoreError):
+            return None
+
+    def context_at(self, stack_pointer: int, stacks: tuple[Stack, ...]) -> Registers | None:
+        """What was interrupted, if an exception frame lies at ``stack_pointer``, else ``None``."""
+        try:
+            found = _Walk(self, stacks).exception_at(stack_pointer)
+        except (_EndOfWalkError, VmcoreError):
+            return None
+        return None if found is None else found[1]
 
     def return_address(self, function: Function, nip: int) -> ReturnAddress:
         """Where ``function`` keeps its return address before the instruction at ``nip``.
@@ -86,6 +110,16 @@ class Unwinder:
                 savers = range((first - function.start) // 4, (last - function.start) // 4 + 1)
             answer = self._answers[key] = find_return_address(self.arch.name, code, index, savers)
         return answer
+
+    def source_of(self, function: Function | None, place: int, trust: Trust) -> SourceLine | None:
+        """The source of a frame's instruction: of a return address into ``function``, that of the call before it.
+
+        Modules have no lines. Raises SymbolError.
+        """
+        if not self.text.lines or function is None or function.module is not None:
+            return None
+        is_call = trust in _RETURNS and place - INSTRUCTION_BYTES >= function.start
+        return self.text.source_at(place - INSTRUCTION_BYTES if is_call else place)
 
     def call_before(self, address: int) -> int | None:
         """The instruction before a return address if it is a call, else ``None`` (also where it cannot be read)."""
@@ -135,14 +169,44 @@ class _Walk:
         self._function: Function | None = None
         self._contexts: set[int] = set()
 
-    def follow(self, registers: Registers) -> None:
+    def record(self, follow: Callable[[], None], *, recovered: bool) -> StackRecord:
+        """The frames of a walk, and why it ended."""
+        try:
+            follow()
+        except _EndOfWalkError as end:
+            reason = end.reason
+        except VmcoreError:
+            reason = StopReason.UNREADABLE
+        return StackRecord(frames=tuple(self.frames), stop_reason=reason, recovered=recovered)
+
+    def follow_context(self, registers: Registers) -> None:
+        """Walks from what an exception interrupted."""
+        self.follow(registers, Trust.EXCEPTION, self._describe(registers))
+
+    def follow_frame(self, stack_pointer: int) -> None:
+        """Walks from a frame whose function was calling."""
+        self._add_caller(self._saved_lr(stack_pointer), stack_pointer, Trust.BACK_CHAIN)
+        found = self._next_exception(stack_pointer)
+        self._check_context(*found)
+        self.follow_context(found[1])
+
+    def find_context(self, stack_pointer: int) -> Registers:
+        """The first context up the back chain from a frame whose function was calling."""
+        self._add_caller(self._saved_lr(stack_pointer), stack_pointer, Trust.BACK_CHAIN)
+        return self._next_exception(stack_pointer)[1]
+
+    def follow(
+        self,
+        registers: Registers,
+        trust: Trust = Trust.REGISTERS,
+        exception: ExceptionFrame | None = None,
+    ) -> None:
         """Walks from a CPU's registers until the end, which is raised as ``_EndOfWalkError`` (or a VmcoreError)."""
-        trust, exception = Trust.REGISTERS, None
         while True:
             below = len(self.frames)
             self._add_context(registers, trust, exception)
             self._check_stack_pointer(registers)
-            found = self._exception_at(registers.stack_pointer)
+            found = self.exception_at(registers.stack_pointer)
             if found is None:
                 found = self._follow_chain(registers, is_first=below == 0)
             self._check_context(*found)
@@ -194,7 +258,7 @@ class _Walk:
                 may_have_returned=False,
                 on=stack.kind if stack else StackKind.UNKNOWN,
                 exception=exception,
-                source=None,
+                source=self._unwinder.source_of(function, address if place is None else place, trust),
             )
         )
 
@@ -205,7 +269,7 @@ class _Walk:
             registers=name_registers(self._arch, registers),
         )
 
-    def _exception_at(self, stack_pointer: int) -> tuple[int, Registers] | None:
+    def exception_at(self, stack_pointer: int) -> tuple[int, Registers] | None:
         """The ``pt_regs`` of an exception frame at ``stack_pointer``: marker, back chain equal to its r1, trap in the
         table. It lies in one stack: behind that stack's end is somebody else's memory, or none.
         """
@@ -239,9 +303,12 @@ class _Walk:
 
     def _follow_chain(self, registers: Registers, *, is_first: bool) -> tuple[int, Registers]:
         """Walks from a context's function to the next exception frame on the back chain."""
-        stack_pointer = self._leave_context(registers, is_first=is_first)
+        return self._next_exception(self._leave_context(registers, is_first=is_first))
+
+    def _next_exception(self, stack_pointer: int) -> tuple[int, Registers]:
+        """Walks up the back chain to the next exception frame."""
         while True:
-            found = self._exception_at(stack_pointer)
+            found = self.exception_at(stack_pointer)
             if found is not None:
                 return found
             stack_pointer = self._leave_frame(stack_pointer)

@@ -1,11 +1,15 @@
 """Stage 3: the stack of every CPU that has registers, and of every note that nobody owns."""
 
+from dataclasses import replace
+
 from crashbeam.schemas.codes import CpuMode, StackKind, StopReason, TaskFoundBy, Trust, WarningCode
-from crashbeam.schemas.crash_report import Frame, ReportWarning
+from crashbeam.schemas.crash_report import Diagnosis, Frame, ReportWarning
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.dump import Dump, opened
 from crashbeam.vmcore.facts import AnalysisOptions, Mapped, Unwound, UnwoundContext
 from crashbeam.vmcore.note_map import FileNote
+from crashbeam.vmcore.recover import OopsRegisters
+from crashbeam.vmcore.recover_cpus import LostCpus
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack, find_stacks, thread_bytes
 from crashbeam.vmcore.tasks import current_of_registers, read_task
@@ -34,14 +38,41 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
     unassigned = tuple(_unwind_unassigned(dump, note, everywhere) for note in before.unassigned)
     problems = sorted(dump.kernel.text.problems) if dump.kernel is not None else []
     warnings += [ReportWarning(WarningCode.PAGES_UNREADABLE, None, problem) for problem in problems]
+    quirks = tuple(sorted(dump.kernel.unwinder.quirks)) if dump.kernel else ()
+    pages_met = dump.pages_met
+    cpus = tuple(contexts)
+    diagnoses: tuple[tuple[Diagnosis, ...], ...] = ((),) * len(cpus)
+    if dump.kernel is not None:
+        lost = LostCpus(dump.kernel, stacks, before.panic.cpu, _oops_registers(dump, before))
+        cpus, diagnoses = lost.find(before.cpus, contexts)
+        if lost.given_up_at is not None:
+            message = f"too many cpus saved no note to recover all of them: none was from cpu {lost.given_up_at} on"
+            warnings.append(ReportWarning(WarningCode.BUDGET_REACHED, None, message))
+    # A page that only recovery asked for may be missing without a warning: nothing was promised of it.
+    pages_met = replace(pages_met, codecs=dump.pages_met.codecs)
     return Unwound(
         mapped=before,
-        cpus=tuple(contexts),
+        cpus=cpus,
         unassigned=unassigned,
-        quirks=tuple(sorted(dump.kernel.unwinder.quirks)) if dump.kernel else (),
+        diagnoses=diagnoses,
+        quirks=quirks,
         warnings=tuple(warnings),
-        pages=before.pages.joined(dump.pages_met),
+        pages=before.pages.joined(pages_met),
     )
+
+
+def _oops_registers(dump: Dump, before: Mapped) -> OopsRegisters | None:
+    """What the log says of the registers of the CPU that panicked."""
+    cause = None if before.log is None else before.log.cause
+    if cause is None or cause.cpu is None or cause.cpu != before.panic.cpu:
+        return None
+    words = tuple(cause.registers.get(name) for name in dump.arch.registers)
+    trace = tuple(
+        (line.stack_pointer, line.address)
+        for line in cause.trace
+        if line.stack_pointer is not None and line.address is not None
+    )
+    return OopsRegisters(cause.cpu, words, trace) if trace or any(words) else None
 
 
 def _unwind(dump: Dump, registers: Registers, stacks: tuple[Stack, ...]) -> UnwoundContext:

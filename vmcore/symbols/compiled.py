@@ -7,6 +7,7 @@ from typing import Literal
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.layouts import StructLayout
+from crashbeam.vmcore.symbols.line_table import PackedLines
 from crashbeam.vmcore.symbols.naming import SymbolName, choose_name, without_dot
 
 Arch = Literal["ppc32", "ppc64", "ppc64le"]
@@ -22,7 +23,8 @@ _TEXT_BOUNDS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 class CompiledKernel:
     """One kernel build. ``text`` is sorted by address, one name each; every name lies in one of ``text_ranges``.
 
-    ``banner`` is the text of ``linux_banner`` without its newline; ``variables`` holds the addresses of data symbols.
+    ``banner`` is the text of ``linux_banner`` without its newline; ``variables`` holds the addresses of data symbols;
+    ``lines`` counts instructions from the lowest of ``text_ranges``.
     """
 
     build_id: str | None
@@ -34,6 +36,7 @@ class CompiledKernel:
     text: Sequence[tuple[int, str]]
     variables: Mapping[str, int]
     structs: Mapping[str, StructLayout]
+    lines: PackedLines | None = None
 
     def moved(self, distance_bytes: int) -> "CompiledKernel":
         """The same kernel with all its addresses ``distance_bytes`` higher."""

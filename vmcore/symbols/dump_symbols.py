@@ -20,7 +20,7 @@ from crashbeam.vmcore.symbols.kallsyms import Kallsyms, WordFormat, read_kallsym
 from crashbeam.vmcore.symbols.kallsyms_search import search_kallsyms
 from crashbeam.vmcore.symbols.layouts import LAYOUTS, StructLayout
 from crashbeam.vmcore.symbols.naming import SymbolName, choose_name, is_local_label, without_dot
-from crashbeam.vmcore.symbols.variables import POINTED_TO, VARIABLES
+from crashbeam.vmcore.symbols.variables import POINTED_TO, STATIC_LOCALS, VARIABLES
 
 _TEXT_TYPES: Final = frozenset("tTwW")
 _WEAK_TYPES: Final = frozenset("wWvV")
@@ -120,12 +120,17 @@ def _variables(kallsyms: Kallsyms, vmcoreinfo_symbols: Mapping[str, int]) -> dic
     """
     of_locals: dict[str, set[int]] = {}
     of_globals: dict[str, int] = {}
-    for index in [index for index, entry in enumerate(kallsyms.entries) if entry in _WANTED_ENTRIES]:
-        address, entry = kallsyms.addresses[index], kallsyms.entries[index]
-        if entry[0].isupper():
-            of_globals[entry[1:]] = address
+    for index, entry in enumerate(kallsyms.entries):
+        if entry in _WANTED_ENTRIES:
+            name = entry[1:]
+        elif entry.startswith(STATIC_LOCALS, 1):
+            name = entry[1:].partition(".")[0]
         else:
-            of_locals.setdefault(entry[1:], set()).add(address)
+            continue
+        if entry[0].isupper():
+            of_globals[name] = kallsyms.addresses[index]
+        else:
+            of_locals.setdefault(name, set()).add(kallsyms.addresses[index])
     known = {
         name: address for name, address in vmcoreinfo_symbols.items() if name in _WANTED and name not in POINTED_TO
     }

@@ -31,6 +31,7 @@ LAYOUTS: WantedLayouts = {
     "task_struct": (
         "thread_info.cpu",
         "thread_info.flags",
+        "thread_info.preempt_count",
         "cpu",
         "stack",
         "pid",
@@ -43,7 +44,10 @@ LAYOUTS: WantedLayouts = {
         "on_cpu",
         "mm",
         "active_mm",
+        "worker_private",
+        "set_child_tid",
     ),
+    "kthread": ("threadfn",),
     "thread_info": ("cpu", "flags", "task", "preempt_count"),
     "thread_union": (),
     "pt_regs": (
@@ -66,6 +70,9 @@ LAYOUTS: WantedLayouts = {
     ),
     "elf_prstatus": ("common.pr_pid", "pr_pid", "pr_reg", "pr_fpvalid"),
     "note_buf_t": (),
+    "hrtimer_cpu_base": ("expires_next", "clock_base"),
+    "hrtimer_clock_base": ("running",),
+    "hrtimer": ("node.expires", "function"),
     "rq": ("curr", "idle"),
     "cpumask": (),
     "pgd_t": (),
@@ -122,6 +129,8 @@ LAYOUTS: WantedLayouts = {
         "nmi_emergency_sp",
         "in_mce",
         "in_nmi",
+        "irq_soft_mask",
+        "kexec_state",
         "data_offset",
     ),
     "rtas_t": ("entry", "base", "size"),
@@ -134,6 +143,8 @@ LAYOUTS: WantedLayouts = {
     "prb_data_ring": ("size_bits", "data", "head_lpos", "tail_lpos"),
     "prb_data_block": ("id", "data"),
     "printk_info": ("seq", "ts_nsec", "text_len", "facility", "flags", "level", "caller_id", "dev_info"),
+    "printk_log": ("ts_nsec", "len", "text_len", "dict_len", "facility", "caller_id"),
+    "log": ("ts_nsec", "len", "text_len", "dict_len"),
     "timekeeper": ("xtime_sec",),
 }
 """What is compiled into a profile. What a kernel lacks is absent: ``task_struct.cpu`` left 5.x kernels, ``module.mem``

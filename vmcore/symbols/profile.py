@@ -7,9 +7,10 @@
         text_names      u32 offsets into names: that of each symbol, and the end
         text_by_name    u32 symbol numbers, sorted by name
         names           the names, joined
+        line_*          the line table, if there is one (``line_table.py``)
 
 All integers are little endian. Loading reads the header alone; of the sections, a look-up touches the pages it needs. A
-reader passes over sections that it does not know, so that a line table can join.
+reader passes over sections that it does not know.
 """
 
 import mmap
@@ -22,7 +23,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -31,9 +33,11 @@ from typing import Literal
 import msgspec
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
+from crashbeam.schemas.crash_report import SourceLine
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.compiled import ARCHES, Arch, ByteOrder, CompiledKernel, release_of
 from crashbeam.vmcore.symbols.layouts import LAYOUTS, Field, StructLayout
+from crashbeam.vmcore.symbols.line_table import INSTRUCTION_BYTES, LineTable, PackedLines
 from crashbeam.vmcore.symbols.variables import VARIABLES
 
 VERSION = 1
@@ -43,6 +47,8 @@ SUFFIX = ".profile"
 _PRELUDE = struct.Struct("<8sIIQ16s")
 _MAX_HEADER_BYTES = 1 << 20
 _KEPT_SYMBOLS = 4096
+_KEPT_SOURCES = 4096
+_LINE_SECTIONS = frozenset(("line_blocks", "line_starts", "line_rows", "line_calls", "line_strings", "line_text"))
 _RANDOM_LETTERS = 8
 """At the end of a name that tempfile.mkstemp() makes."""
 _LOCK_TRIES = 250
@@ -111,7 +117,7 @@ class KernelProfile:
         self.word_bytes: int = ARCHES[header.arch][0]
         self.byte_order: ByteOrder = ARCHES[header.arch][1]
         self.text_ranges = header.text_ranges
-        self.lines = False
+        self.lines = header.sections.keys() >= _LINE_SECTIONS
         try:
             self.names = SymbolNames(header.names)
             self.layouts = SymbolLayouts(header.layouts)
@@ -126,6 +132,7 @@ class KernelProfile:
         self._moved_bytes = 0
         self._kept: dict[int, TextSymbol] = {}
         self._asked: dict[str, int | None] = {}
+        self._sources: dict[int, SourceLine | None] = {}
 
     def moved(self, offset_bytes: int) -> "KernelProfile":
         """The same build where it ran ``offset_bytes`` away from where it was linked (KERNELOFFSET of VMCOREINFO)."""
@@ -163,6 +170,17 @@ class KernelProfile:
                 return None
             symbol = self._symbol(index, end)
         return symbol
+
+    def source_at(self, address: int) -> SourceLine | None:
+        """The source of the instruction at an address; ``None`` where there is none. Raises SymbolError."""
+        if not self.lines:
+            return None
+        place = (address - self._moved_bytes - self._text_start) // INSTRUCTION_BYTES
+        if place not in self._sources:
+            if len(self._sources) >= _KEPT_SOURCES:
+                self._sources.clear()
+            self._sources[place] = self._line_table.source_at(place)
+        return self._sources[place]
 
     def address_of(self, name: str) -> int | None:
         """The address of a variable, or of a text symbol (no ELFv1 dot; the lowest if several bear the name)."""
@@ -221,10 +239,31 @@ class KernelProfile:
             len(self._addresses),
         )
 
+    def without_lines(self) -> bytes:
+        """The profile without its line table, which is most of it."""
+        kept = sorted(self._header.sections.keys() - _LINE_SECTIONS, key=self._header.sections.__getitem__)
+        return _whole(self._header, {name: self._section(name) for name in kept})
+
     def verify(self) -> None:
         """Reads the whole profile and compares its digest. Raises SymbolError if any byte has changed."""
         if _digest(self._data[self._body_at :]).hex() != self._header.digest:
             raise SymbolError(f"{self.name} has changed since it was made", hint=_HINT)
+
+    @cached_property
+    def _text_start(self) -> int:
+        return min((start for start, _ in self._header.text_ranges), default=0)
+
+    @cached_property
+    def _line_table(self) -> LineTable:
+        packed = PackedLines(
+            blocks=self._integers("line_blocks", "I"),
+            starts=self._integers("line_starts", "I"),
+            rows=self._section("line_rows"),
+            calls=self._integers("line_calls", "I"),
+            strings=self._integers("line_strings", "I"),
+            text=self._section("line_text"),
+        )
+        return LineTable(packed, self.name)
 
     def _symbol(self, index: int, range_end: int) -> TextSymbol:
         following = self._addresses[index + 1] if index + 1 < len(self._addresses) else range_end - self._moved_bytes
@@ -286,30 +325,44 @@ def compile_profile(kernel: CompiledKernel) -> bytes:
         "text_by_name": _packed("I", sorted(range(len(names)), key=names.__getitem__)),
         "names": b"".join(names),
     }
+    lines = kernel.lines
+    if lines is not None:
+        contents |= {
+            "line_blocks": _packed("I", lines.blocks),
+            "line_starts": _packed("I", lines.starts),
+            "line_rows": bytes(lines.rows),
+            "line_calls": _packed("I", lines.calls),
+            "line_strings": _packed("I", lines.strings),
+            "line_text": bytes(lines.text),
+        }
+    header = _Header(
+        build_id=kernel.build_id,
+        banner=kernel.banner,
+        arch=kernel.arch,
+        names=kernel.names.value,
+        layouts=kernel.layouts.value,
+        text_ranges=kernel.text_ranges,
+        variables=dict(kernel.variables),
+        structs=dict(kernel.structs),
+        sections={},
+        digest="",
+        tables=_TABLES,
+    )
+    return _whole(header, contents)
+
+
+def _whole(header: _Header, contents: Mapping[str, bytes | memoryview]) -> bytes:
+    """A profile of these sections; those that the header has, and their digest, are replaced."""
     body = bytearray()
     sections = {}
     for section, content in contents.items():
         sections[section] = (len(body), len(content))
-        body += content + bytes(-len(content) % 8)
-    header = msgspec.json.encode(
-        _Header(
-            build_id=kernel.build_id,
-            banner=kernel.banner,
-            arch=kernel.arch,
-            names=kernel.names.value,
-            layouts=kernel.layouts.value,
-            text_ranges=kernel.text_ranges,
-            variables=dict(kernel.variables),
-            structs=dict(kernel.structs),
-            sections=sections,
-            digest=_digest(body).hex(),
-            tables=_TABLES,
-        ),
-        order="sorted",
-    )
-    header += b" " * (-(_PRELUDE.size + len(header)) % 8)
-    file_bytes = _PRELUDE.size + len(header) + len(body)
-    return _PRELUDE.pack(MAGIC, VERSION, len(header), file_bytes, _digest(header)) + header + body
+        body += content
+        body += bytes(-len(body) % 8)
+    text = msgspec.json.encode(replace(header, sections=sections, digest=_digest(body).hex()), order="sorted")
+    text += b" " * (-(_PRELUDE.size + len(text)) % 8)
+    file_bytes = _PRELUDE.size + len(text) + len(body)
+    return _PRELUDE.pack(MAGIC, VERSION, len(text), file_bytes, _digest(text)) + text + body
 
 
 def write_profile(path: Path, data: bytes) -> None:

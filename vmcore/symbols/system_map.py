@@ -8,12 +8,13 @@ from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.compiled import Arch, CompiledKernel, name_text, text_ranges_of
 from crashbeam.vmcore.symbols.compressed import open_unpacked
 from crashbeam.vmcore.symbols.naming import is_local_label
-from crashbeam.vmcore.symbols.variables import VARIABLES
+from crashbeam.vmcore.symbols.variables import STATIC_LOCALS, VARIABLES
 
 MAX_SYSTEM_MAP_BYTES = 64 << 20
 _TEXT_TYPES = frozenset(b"tTwW")
 _WEAK_TYPES = frozenset(b"wWvV")
 _WANTED = frozenset(name.encode() for name in VARIABLES)
+_STATIC_LOCALS = tuple(name.encode() for name in STATIC_LOCALS)
 
 
 def read_system_map(path: str) -> CompiledKernel:
@@ -57,6 +58,8 @@ def _symbols(data: bytes, path: str) -> tuple[list[tuple[int, str, bool]], dict[
             name = encoded.decode("utf-8", "replace")
             if not is_local_label(name):
                 text.append((address, name, letter in _WEAK_TYPES))
+        if encoded.startswith(_STATIC_LOCALS):
+            encoded = encoded.partition(b".")[0]
         if encoded in _WANTED:
             found.setdefault(encoded.decode(), set()).add(address)
             if chr(letter).isupper():

@@ -20,7 +20,9 @@ _NOTES_AND_CPUS = (
     "cpu_present_bits",
     "cpus_in_crash",
     "crash_ipis_received",
+    "cpus_state_saved",
 )
+_TIME = ("hrtimer_bases", "tick_next_period")
 _TASKS_AND_STACKS = (
     "runqueues",
     "init_task",
@@ -117,6 +119,9 @@ _LOG_AND_MODULES = (
     "log_buf_len",
     "log_first_idx",
     "log_next_idx",
+    "log_first_seq",
+    "log_end",
+    "logged_chars",
     "prb",
     "printk_rb_static",
     "clear_seq",
@@ -146,6 +151,7 @@ _VMCOREINFO = (
 VARIABLES: tuple[str, ...] = (
     *_NOTES_AND_CPUS,
     *_TASKS_AND_STACKS,
+    *_TIME,
     *_IDENTITY,
     *_IMAGE,
     *_MEMORY,
@@ -155,6 +161,9 @@ VARIABLES: tuple[str, ...] = (
 )
 """Kept in every profile as far as the kernel has them. The last group, with some of the others, is what kernels 4.18 to
 6.12 for PowerPC name as ``SYMBOL()`` in VMCOREINFO: a System.map is matched by them."""
+
+STATIC_LOCALS = ("cpus_state_saved.",)
+"""How the symbols of variables that are static in a function begin: behind the name stands the compiler's number."""
 
 POINTED_TO = frozenset(("mem_section", "vmemmap"))
 """VMCOREINFO_SYMBOL_ARRAY() of a pointer gives what it points to (``kernel/vmcore_info.c`` of 6.12)."""

@@ -1,4 +1,4 @@
-"""A vmlinux to one compiled kernel: names from its symbol table, layouts from its DWARF or BTF."""
+"""A vmlinux to one compiled kernel: names from its symbols, layouts from DWARF or BTF, lines from DWARF."""
 
 import struct
 import zlib
@@ -13,13 +13,13 @@ from elftools.elf.sections import Section
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
-from crashbeam.vmcore.symbols import btf, dwarf
+from crashbeam.vmcore.symbols import btf, dwarf, lines
 from crashbeam.vmcore.symbols.compiled import ARCHES, CompiledKernel, name_text, text_ranges_of
 from crashbeam.vmcore.symbols.compressed import open_unpacked
 from crashbeam.vmcore.symbols.identity import arch_of, build_id_of
 from crashbeam.vmcore.symbols.layouts import LAYOUTS, StructLayout
 from crashbeam.vmcore.symbols.naming import is_local_label, without_dot
-from crashbeam.vmcore.symbols.variables import VARIABLES
+from crashbeam.vmcore.symbols.variables import STATIC_LOCALS, VARIABLES
 
 _MAX_SYMTAB_BYTES = 256 << 20
 _MAX_BANNER_BYTES = 1024
@@ -27,6 +27,7 @@ _SHF_EXECINSTR = 4
 _STT_FUNC, _STT_SECTION, _STT_FILE = 2, 3, 4
 _STB_LOCAL, _STB_WEAK = 0, 2
 _WANTED = frozenset(name.encode() for name in VARIABLES)
+_STATIC_LOCALS = tuple(name.encode() for name in STATIC_LOCALS)
 _DAMAGED = (
     ELFError,
     DWARFError,
@@ -64,6 +65,7 @@ def _compile(stream: IO[bytes], path: str) -> CompiledKernel:
     elf = ELFFile(stream)
     text, variables = _symbols(elf, path)
     ranges = text_ranges_of(variables)
+    line_table = lines.read_lines(elf, ranges)
     layouts, structs = _layouts(
         elf, ARCHES[arch][0], variables | {without_dot(name): address for address, name, _ in text}
     )
@@ -77,6 +79,7 @@ def _compile(stream: IO[bytes], path: str) -> CompiledKernel:
         text=name_text(text, ranges),
         variables=variables,
         structs=structs,
+        lines=line_table,
     )
 
 
@@ -94,11 +97,12 @@ def _symbols(elf: ELFFile, path: str) -> tuple[list[tuple[int, str, bool]], dict
             name = encoded.decode("utf-8", "replace")
             if kind == _STT_FUNC or not is_local_label(name):
                 text.append((address, name, binding == _STB_WEAK))
-        if encoded in _WANTED:
+        wanted = encoded.partition(b".")[0] if encoded.startswith(_STATIC_LOCALS) else encoded
+        if wanted in _WANTED:
             if binding == _STB_LOCAL:
-                of_locals.setdefault(encoded.decode(), set()).add(address)
+                of_locals.setdefault(wanted.decode(), set()).add(address)
             else:
-                of_globals[encoded.decode()] = address
+                of_globals[wanted.decode()] = address
     variables = {name: addresses.pop() for name, addresses in of_locals.items() if len(addresses) == 1}
     return text, variables | of_globals
 
