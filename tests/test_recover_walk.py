@@ -247,8 +247,8 @@ def test_a_link_with_a_return_address_of_another_call_is_stale() -> None:
     kernel.thread("irq_exit")
     top = SOFTIRQ.high - 16
     kernel.made.words(top, kernel.top, after("irq_exit"))
-    kernel.made.words(top - FRAME, top, after("handle_softirqs"))
-    assert "handle_softirqs" not in names(walked(kernel))
+    kernel.made.words(top - FRAME, top, after("do_softirq_own_stack", 5))
+    assert {frame.on.value for frame in walked(kernel).frames} == {"task"}
 
 
 def test_what_a_function_calls_by_its_name_is_not_what_it_calls_through_a_register() -> None:

@@ -48,7 +48,7 @@ def cpu_differences(cpu: Cpu, known: Mapping[str, Any]) -> Iterator[str]:
     if known["state"] not in WITH_REGISTERS:
         if cpu.registers is not None or (cpu.stack.frames and not cpu.stack.recovered):
             yield "registers of a CPU that saved none, or frames that were not recovered"
-        if "chain" in known:
+        if known.get("chain"):
             yield from recovered_differences(cpu.stack, known["chain"])
         return
     registers = {REGISTER_NAMES.get(name, name): number(value) for name, value in known["registers"].items()}
