@@ -23,7 +23,7 @@ help:
 	@echo "make test   all tests, with coverage"
 	@echo "make check  format, lint, types, tests; with the shared corpus, every report of it against the truth"
 	@echo "make bench  the benchmarks, as ratios; DRGN_PYTHON=a Python that has drgn adds the one beside drgn"
-	@echo "make docs   writes what is generated: schemas/json, docs/codes.md, docs/tables.md"
+	@echo "make docs   writes what is generated: schemas/json, docs/codes.md, docs/tables.md, configs/signature/oops.json"
 	@echo "make lock   makes requirements.lock anew;  make setup, make clean  .venv and build/"
 
 setup: $(STAMP)
@@ -63,7 +63,7 @@ corpus: setup
 	@rm -rf build/corpus && mkdir -p build
 	@corpus=$$($(BIN)/python -m tests.shared_corpus) && \
 	$(BIN)/crashbeam run "$$corpus/ppc32" "$$corpus/ppc64" --symbols "$$corpus/kernels" -o build/corpus && \
-	$(BIN)/python "$(SHARED)/tools/check_corpus.py" build/corpus/parts --hypervisor \
+	$(BIN)/python "$(SHARED)/tools/check_corpus.py" build/corpus/parts --hypervisor --recovered \
 		--corpus "$$corpus/ppc32" --corpus "$$corpus/ppc64"
 else
 corpus:
@@ -77,6 +77,7 @@ bench: setup
 docs: setup
 	@$(BIN)/python -m crashbeam.schemas.json_schema
 	@$(BIN)/python -m crashbeam.schemas.pages docs
+	@$(BIN)/python -m crashbeam.vmcore.oops_formats
 
 lock: setup
 	@$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

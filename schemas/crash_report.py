@@ -231,7 +231,9 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """One possible CPU."""
+    """One possible CPU. ``recovered_registers`` are those of the first frame of a stack that was recovered, as far as
+    they are known: what was saved is never mixed with them.
+    """
 
     cpu: Public[int]
     online: Public[bool | None]
@@ -240,6 +242,7 @@ class Cpu:
     task: Public[Task | None]
     mode: Public[CpuMode | None]
     registers: Internal[dict[str, Word] | None]
+    recovered_registers: Internal[dict[str, Word] | None]
     stack: Public[Stack]
     diagnosis: Public[tuple[Diagnosis, ...]]
 

@@ -79,6 +79,7 @@ _LOST = Cpu(
     task=None,
     mode=None,
     registers=None,
+    recovered_registers=None,
     stack=_NO_STACK,
     diagnosis=(),
 )
@@ -90,6 +91,7 @@ _SAVED = Cpu(
     task=Task("c2000000", 77, "bash", TaskFoundBy.RUN_QUEUE, "c1234000"),
     mode=CpuMode.KERNEL,
     registers={"r1": "c1234500", "nip": "c0011223"},
+    recovered_registers=None,
     stack=Stack((_INNERMOST, _INTERRUPTED), StopReason.USER_MODE, False),
     diagnosis=(),
 )

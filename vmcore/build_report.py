@@ -114,9 +114,15 @@ def _cpu(
     diagnoses: tuple[Diagnosis, ...],
     written_by: str | None,
 ) -> Cpu:
-    """Registers that were recovered stand in the first frame's exception: saved ones are never mixed with them."""
+    """Registers that were recovered stand apart: saved ones are never mixed with them."""
     is_recovered = found is not None and found.stack.recovered
     note, registers = cpu.note, None if is_recovered else cpu.note.registers
+    stack = NO_STACK if found is None else found.stack
+    recovered_registers = None
+    if is_recovered and stack.frames and (context := stack.frames[0].exception) is not None:
+        # No exception led to this frame from another: what interrupted it is not on the stack that is shown.
+        recovered_registers = context.registers
+        stack = replace(stack, frames=(replace(stack.frames[0], exception=None), *stack.frames[1:]))
     return Cpu(
         cpu=cpu.cpu,
         online=cpu.online,
@@ -125,7 +131,8 @@ def _cpu(
         task=_task(arch, cpu.task),
         mode=None if found is None else found.mode,
         registers=None if registers is None else name_registers(arch, registers),
-        stack=NO_STACK if found is None else found.stack,
+        recovered_registers=recovered_registers,
+        stack=stack,
         diagnosis=diagnoses,
     )
 

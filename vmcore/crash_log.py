@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import GradeReason, LogSource, WarningCode
 from crashbeam.schemas.crash_report import Dmesg, LogReport, ReportWarning
 from crashbeam.vmcore.dmesg import LogReader, find_log
@@ -26,7 +25,7 @@ from crashbeam.vmcore.title import titles_of
 
 LINES_BEFORE = 50
 _MAX_LINES_SEARCHED = 4096
-_MAX_LINE_BYTES = 4096
+_MAX_LINE_CHARACTERS = 1024
 _NO_FACTS = log_facts(())
 
 
@@ -87,10 +86,10 @@ def dmesg_of(log: CrashLog, wanted_lines: int, rules: Rules) -> Dmesg:
     before = log.lines[max(first - LINES_BEFORE, 0) : first]
     lines = None
     if wanted_lines:
-        lines = tuple(_text_of(line) for line in log.lines[-wanted_lines:])
+        lines = tuple(map(_text_of, log.lines[-wanted_lines:]))
     return Dmesg(
         reports=tuple(_report_of(oops, log, rules) for oops in log.oopses),
-        before=tuple(_text_of(line) for line in before),
+        before=tuple(map(_text_of, before)),
         lines=lines,
         truncated=not log.whole,
         from_=log.source,
@@ -100,8 +99,8 @@ def dmesg_of(log: CrashLog, wanted_lines: int, rules: Rules) -> Dmesg:
 def _report_of(oops: Oops, log: CrashLog, rules: Rules) -> LogReport:
     at_line = log.lines[oops.at_line].sequence
     title, _ = titles_of(oops, oops.class_, oops.function, oops.module, formats=rules.formats)
-    return LogReport(oops.class_, title, at_line, tuple(clean_text(line, _MAX_LINE_BYTES) for line in oops.lines))
+    return LogReport(oops.class_, title, at_line, tuple(line[:_MAX_LINE_CHARACTERS] for line in oops.lines))
 
 
 def _text_of(line: LogLine) -> str:
-    return clean_text(format_line(line), _MAX_LINE_BYTES)
+    return format_line(line)[:_MAX_LINE_CHARACTERS]

@@ -15,7 +15,7 @@ HINT = "give the kernel's vmlinux with --symbols"
 MAX_RECORDS = 1 << 18
 """Records that are read of one log: a buffer of 8 MiB has as many, those of the largest machines are no larger."""
 MAX_LOG_BYTES = 64 << 20
-BATCH_RECORDS = 64
+BATCH_RECORDS = 32
 UNREADABLE = b"\xff"
 """What stands for a byte that cannot be read, where the rest is wanted: no UTF-8 has it, and no record its length."""
 _PIECE_BYTES = 4096

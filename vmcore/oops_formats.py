@@ -6,13 +6,14 @@ logs need two or three of some hundred. A user's table is compiled whole, so tha
 
 from __future__ import annotations
 
+import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.errors import FormatError
 
 FILE_NAME = "oops.toml"
+TWIN_NAME = "oops.json"
 HEAD_LENGTH = 4
 """A line is looked at only if its first characters are those of some format: so many."""
 
@@ -127,9 +129,21 @@ class OopsFormats:
 
 @cache
 def shipped_formats() -> OopsFormats:
-    """The table that comes with crashbeam."""
-    text = resources.files("crashbeam").joinpath("configs", "signature", FILE_NAME).read_text(encoding="utf-8")
-    return _table([(FILE_NAME, text)])
+    """The table that comes with crashbeam: its twin in JSON, which is read in a tenth of the time."""
+    text = _shipped_file(TWIN_NAME).read_text(encoding="utf-8")
+    return _table([(TWIN_NAME, text)])
+
+
+def _shipped_file(name: str) -> Traversable:
+    return resources.files("crashbeam").joinpath("configs", "signature", name)
+
+
+def twin_text() -> str:
+    """What the twin of the shipped table has to hold: ``make docs`` writes it."""
+    import tomllib
+
+    document = tomllib.loads(_shipped_file(FILE_NAME).read_text(encoding="utf-8"))
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def load_formats(folder: Path | None) -> OopsFormats:
@@ -140,7 +154,7 @@ def load_formats(folder: Path | None) -> OopsFormats:
     path = folder / FILE_NAME if folder is not None else None
     if path is None or not path.is_file():
         return shipped_formats()
-    table = _table([(str(path), path.read_text(encoding="utf-8")), (FILE_NAME, shipped_formats().text)])
+    table = _table([(str(path), path.read_text(encoding="utf-8")), (TWIN_NAME, shipped_formats().text)])
     check_patterns(table)
     return table
 
@@ -171,15 +185,21 @@ def _table(files: list[tuple[str, str]]) -> OopsFormats:
     return OopsFormats(by_name, heads, refinements, titles, "\n".join(text for _, text in files))
 
 
+def _parse_toml(file: TableFile) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(file.text)
+    except tomllib.TOMLDecodeError as error:
+        raise FormatError(f"{file.name}: {error}", hint="correct the file") from error
+
+
 class _Reader:
     """A table's file: every complaint names the file and the line."""
 
     def __init__(self, file: TableFile) -> None:
         self._file = file
-        try:
-            self._document = tomllib.loads(file.text)
-        except tomllib.TOMLDecodeError as error:
-            raise FormatError(f"{file.name}: {error}", hint="correct the file") from error
+        self._document = json.loads(file.text) if file.name == TWIN_NAME else _parse_toml(file)
         if unknown := set(self._document) - {"format", "class"}:
             raise file.complaint(min(unknown), "is neither 'format' nor 'class'")
 
@@ -269,3 +289,7 @@ _KEYS = {
         "alternatives",
     ),
 }
+
+
+if __name__ == "__main__":
+    Path("configs", "signature", TWIN_NAME).write_text(twin_text(), encoding="utf-8")

@@ -64,8 +64,9 @@ def stack_of_cpu(cpu: Cpu, rules: Rules, oops: Oops | None = None) -> Points:
     """
     printed = _printed_names(oops) if any(frame.symbol is None for frame in cpu.stack.frames) else {}
     points = [_frame(frame, printed, rules) for frame in cpu.stack.frames]
-    if points and points[0].context is None and cpu.registers is not None:
-        context = _context(cpu.registers, _number(cpu.registers.get("trap")) or 0)
+    registers = cpu.registers or cpu.recovered_registers
+    if points and points[0].context is None and registers is not None:
+        context = _context(registers, _number(registers.get("trap")) or 0)
         points[0] = replace(points[0], context=context, is_user=_is_user(context))
     return Points(tuple(points), cpu.stack.stop_reason in _ENDS, is_recovered=cpu.stack.recovered)
 

@@ -116,7 +116,7 @@ def _cpu(cpu: Cpu, name_at: NameAt) -> Iterator[str]:
     if cpu.registers is None:
         origin = "" if cpu.registers_from is None else f" from {cpu.registers_from.sentence}"
         yield f" (recovered{origin}: no note was saved)"
-    yield from _context(cpu.registers, cpu.stack, name_at)
+    yield from _context(cpu.registers or cpu.recovered_registers, cpu.stack, name_at)
 
 
 def _diagnoses(cpu: Cpu) -> Iterator[str]:
@@ -144,13 +144,15 @@ def _context(registers: dict[str, str] | None, stack: Stack, name_at: NameAt) ->
 
 
 def register_block(registers: dict[str, str], name_at: NameAt) -> Iterator[str]:
-    """Registers in rows, then NIP and LR with the functions they lie in."""
-    for row in _ROWS_32 if "mq" in registers else _ROWS_64:
-        yield " " + "   ".join(f"{label + ':':<5}{registers[name]}" for label, name in row)
-    yield f" DAR: {registers['dar']} DSISR: {registers['dsisr']}        Syscall Result: {registers['result']}"
+    """Registers in rows, then NIP and LR with the functions they lie in. Those that are not known show as dashes."""
+    unknown = "-" * max(map(len, registers.values()), default=8)
+    for row in _ROWS_32 if len(unknown) == 8 else _ROWS_64:
+        yield " " + "   ".join(f"{label + ':':<5}{registers.get(name, unknown)}" for label, name in row)
+    dar, dsisr, result = (registers.get(name, unknown) for name in ("dar", "dsisr", "result"))
+    yield f" DAR: {dar} DSISR: {dsisr}        Syscall Result: {result}"
     for label, name in (("NIP", "nip"), ("LR ", "lr")):
-        address = registers[name]
-        yield f"  {label} [{address:0>16}] {name_at(address) or ''}".rstrip()
+        if (address := registers.get(name)) is not None:
+            yield f"  {label} [{address:0>16}] {name_at(address) or ''}".rstrip()
 
 
 def _frame(frame: Frame) -> Iterator[str]:
