@@ -60,24 +60,27 @@ def _newest_lines(reader: LogReader, wanted: int, formats: OopsFormats) -> tuple
     """
     lines: list[LogLine] = []
     oopses: tuple[Oops, ...] = ()
+    moved = 0
     for batch in reader.batches_backwards():
         lines[:0] = batch
         if has_report(batch, formats):
-            oopses = find_oopses(lines, formats)
-        elif oopses:
+            oopses, moved = find_oopses(lines, formats), 0
+        else:
             # What stands before a report and is none itself only moves it.
-            oopses = tuple(replace(oops, at_line=oops.at_line + len(batch)) for oops in oopses)
-        if len(lines) >= max(wanted, _MAX_LINES_SEARCHED):
-            return lines, oopses, False
-        if len(lines) >= wanted and _is_enough(oopses):
-            return lines, oopses, False
-    return lines, oopses, True
+            moved += len(batch)
+        if len(lines) >= max(wanted, _MAX_LINES_SEARCHED) or (len(lines) >= wanted and _is_enough(oopses, moved)):
+            return lines, _moved(oopses, moved), False
+    return lines, _moved(oopses, moved), True
 
 
-def _is_enough(oopses: Sequence[Oops]) -> bool:
+def _moved(oopses: tuple[Oops, ...], moved: int) -> tuple[Oops, ...]:
+    return tuple(replace(oops, at_line=oops.at_line + moved) for oops in oopses) if moved else oopses
+
+
+def _is_enough(oopses: Sequence[Oops], moved: int) -> bool:
     if not oopses or not oopses[0].is_fatal or GradeReason.FIRST_OOPS_LOST in oopses[0].problems:
         return False
-    return oopses[0].at_line >= LINES_BEFORE
+    return oopses[0].at_line + moved >= LINES_BEFORE
 
 
 def dmesg_of(log: CrashLog, wanted_lines: int, rules: Rules) -> Dmesg:

@@ -6,6 +6,7 @@ open file, no profile and no page is held: a stage that finds itself in another 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from crashbeam.schemas.codes import CpuMode, FailureCode, LogSource, NoteMethod, RegistersFrom, Stage
@@ -13,6 +14,7 @@ from crashbeam.schemas.crash_report import Diagnosis, Kernel, Panic, ReportWarni
 from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.note_map import CpuNoteMap, FileNote
 from crashbeam.vmcore.oops import LogFacts, Oops
+from crashbeam.vmcore.stacks import Stack as KernelStack
 from crashbeam.vmcore.tasks import CurrentTask
 
 
@@ -121,11 +123,12 @@ class CrashLog:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Whose each note is."""
+    """Whose each note is, and the stacks of each CPU."""
 
     opened: Opened
     notes_in_file: int
     cpus: tuple[MappedCpu, ...]
+    stacks: Mapping[int, tuple[KernelStack, ...]]
     unassigned: tuple[FileNote, ...]
     method: NoteMethod
     order_would_mislead: bool

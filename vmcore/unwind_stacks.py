@@ -11,7 +11,7 @@ from crashbeam.vmcore.note_map import FileNote
 from crashbeam.vmcore.recover import OopsRegisters
 from crashbeam.vmcore.recover_cpus import LostCpus
 from crashbeam.vmcore.registers import Registers
-from crashbeam.vmcore.stacks import Stack, find_stacks, thread_bytes
+from crashbeam.vmcore.stacks import Stack, thread_bytes
 from crashbeam.vmcore.tasks import current_of_registers, read_task
 from crashbeam.vmcore.unwind import COMPLETE_STOPS
 
@@ -19,9 +19,7 @@ from crashbeam.vmcore.unwind import COMPLETE_STOPS
 def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
     """Unwinds what has registers. A stack that cannot be followed to its end says so in a warning."""
     dump = opened(before.opened.input, options)
-    stacks = {}
-    if dump.kernel is not None and before.cpus:
-        stacks = find_stacks(dump.kernel.kernel, {cpu.cpu: cpu.task for cpu in before.cpus})
+    stacks = before.stacks
     contexts: list[UnwoundContext | None] = []
     warnings = []
     for cpu in before.cpus:
