@@ -329,6 +329,7 @@ class LogSource(Code):
 
     DUMP = "dump", "in the dump's memory"
     SIDECAR = "sidecar", "in a vmcore-dmesg.txt beside the dump"
+    TEXT = "text", "in a file that holds the log alone: there is no dump"
 
 
 class FailureCode(Code):

@@ -44,7 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "trace_check",
     ),
     (
-        *("dump", "own_symbols", "facts", "text", "trim", "crash_log", "signature", "title"),
+        *("dump", "own_symbols", "facts", "text", "trim", "text_report", "crash_log", "signature", "title"),
         *("function_names", "signature_rules", "signature_overrides", "signature_points", "signature_classes"),
         *("signature_walk", "signature_blame", "signature_grade"),
         *("parse_headers", "map_notes", "recover_cpus", "unwind_stacks", "build_report", "stages"),

@@ -54,17 +54,38 @@ def show_text(report: CrashReport, name_at: NameAt, cpu: int | None = None) -> s
     return "\n".join(lines)
 
 
+def show_log_text(report: CrashReport) -> str:
+    """The report of a log without a dump: what it is, and the lines of the cause."""
+    lines = [*_summary(report)]
+    if report.dmesg is not None and report.dmesg.reports:
+        lines += ["", *report.dmesg.reports[0].lines]
+    return "\n".join(lines)
+
+
 def _summary(report: CrashReport) -> Iterator[str]:
-    source, kernel, system, panic = report.source, report.kernel, report.system, report.panic
-    container = " ".join(filter(None, (*source.wrapping, source.container, *source.page_codecs)))
+    source, kernel = report.source, report.kernel
+    container = " ".join(filter(None, (*source.wrapping, source.container or "log text", *source.page_codecs)))
     level = "" if source.dump_level is None else f", dump level {source.dump_level}"
-    complete = "" if source.complete else ", INCOMPLETE"
+    complete = "" if source.complete is not False else ", INCOMPLETE"
     yield f"    dump: {source.uri} ({container}{level}{complete})"
+    if kernel.arch is None:
+        yield f"  kernel: {kernel.release or 'unknown'}"
+    else:
+        yield from _kernel_and_system(report)
+    yield from _crash(report)
+
+
+def _kernel_and_system(report: CrashReport) -> Iterator[str]:
+    kernel, system = report.kernel, report.system
     yield f"  kernel: {kernel.release or 'unknown'} {kernel.arch}, build id {kernel.build_id or 'unknown'}"
     matched = f", matched by {kernel.symbols.matched_by}" if kernel.symbols.matched_by else ""
     yield f" symbols: names from {kernel.symbols.names}, layouts from {kernel.symbols.layouts}{matched}"
     yield f"    host: {system.nodename or 'unknown'}, crashed {system.crash_time or 'at an unknown time'}"
     yield f"    cpus: {_count(system.cpus.possible)} possible, {_count(system.cpus.online)} online"
+
+
+def _crash(report: CrashReport) -> Iterator[str]:
+    panic, signature, taint = report.panic, report.signature, report.system.taint
     if panic.cpu is not None:
         task = "" if panic.comm is None else f', pid {panic.pid} "{panic.comm}"'
         yield f"   panic: cpu {panic.cpu}{task} (by {panic.found_by})"
@@ -72,14 +93,12 @@ def _summary(report: CrashReport) -> Iterator[str]:
         yield f"   title: {panic.title}"
     if panic.message is not None:
         yield f" message: {panic.message}"
-    signature = report.signature
     if signature is not None:
         reasons = f" ({', '.join(signature.reasons)})" if signature.reasons else ""
         yield f"  bucket: {signature.id}, class {signature.class_}, grade {signature.grade}{reasons}"
-    if system.taint is not None and system.taint.letters:
-        before = system.taint.before_crash
-        was = "" if before is None else f", before the crash {before or 'none'}"
-        yield f"   taint: {system.taint.letters}{was}"
+    if taint is not None and taint.letters:
+        was = "" if taint.before_crash is None else f", before the crash {taint.before_crash or 'none'}"
+        yield f"   taint: {taint.letters}{was}"
 
 
 def _count(cpus: tuple[int, ...] | None) -> str:
