@@ -77,7 +77,8 @@ bench: setup
 docs: setup
 	@$(BIN)/python -m crashbeam.schemas.json_schema
 	@$(BIN)/python -m crashbeam.schemas.pages docs
-	@$(BIN)/python -m crashbeam.vmcore.oops_formats
+	@$(BIN)/python -c "from pathlib import Path; from crashbeam.vmcore.oops.formats import write_twin; \
+		write_twin(Path('configs/signature'))"
 
 lock: setup
 	@$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

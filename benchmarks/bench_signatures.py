@@ -16,7 +16,7 @@ from crashbeam.schemas.crash_report import CrashReport
 from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.oops import Oops, find_oopses
 from crashbeam.vmcore.signature import Signed, sign
-from crashbeam.vmcore.signature_rules import Rules, shipped_rules
+from crashbeam.vmcore.signature.rules import Rules, shipped_rules
 from tests.b_cubed import b_cubed, most_spread, worst_bucket
 from tests.shared_corpus import find_shared, has_corpus, unpacked_corpus
 from tests.signing import LABELLED, labels, report_of_text, reports_of_dumps

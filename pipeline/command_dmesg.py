@@ -11,7 +11,7 @@ from crashbeam.pipeline.interrupts import end_with_reader
 from crashbeam.pipeline.options import config_option, debug_option, symbols_options
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.vmcore.dmesg import LogReader, find_log
-from crashbeam.vmcore.dmesg_text import SIDECAR, caller_name, format_line
+from crashbeam.vmcore.dmesg.text import SIDECAR, caller_name, format_line
 from crashbeam.vmcore.dump import close_last, opened
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput, Failed

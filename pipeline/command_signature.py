@@ -9,8 +9,8 @@ from crashbeam.pipeline.interrupts import end_with_reader
 from crashbeam.pipeline.options import debug_option, option
 from crashbeam.pipeline.stored_reports import read_reports
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_overrides import RulesError
-from crashbeam.vmcore.signature_rules import Rules, load_rules
+from crashbeam.vmcore.signature.overrides import RulesError
+from crashbeam.vmcore.signature.rules import Rules, load_rules
 
 rules_option = option(
     "--rules",

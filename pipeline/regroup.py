@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from crashbeam.schemas.codes import Grade
 from crashbeam.schemas.crash_report import CrashReport, Signature
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.rules import Rules
 
 UNSIGNED = "(unsigned)"
 """The bucket of a report that was stored without a signature."""

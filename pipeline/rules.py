@@ -5,8 +5,8 @@ import os
 from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.crash_log import rules_of
 from crashbeam.vmcore.errors import FormatError
-from crashbeam.vmcore.signature_overrides import RulesError
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.overrides import RulesError
+from crashbeam.vmcore.signature.rules import Rules
 
 
 def absolute_rules(folder: str | None) -> str | None:

@@ -9,7 +9,7 @@ from crashbeam.schemas.crash_report import Diagnosis, Stack
 from crashbeam.vmcore.arch.ppc64 import PPC64LE
 from crashbeam.vmcore.diagnosis import CpuFacts, diagnose
 from crashbeam.vmcore.modules import Text
-from crashbeam.vmcore.recover_walk import walk_down
+from crashbeam.vmcore.recover.walk import walk_down
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.symbols.layouts import Field, StructLayout
 from crashbeam.vmcore.unwind import NO_STACK

@@ -13,7 +13,7 @@ import pytest
 
 from crashbeam.pipeline.inputs import list_inputs
 from crashbeam.vmcore.dmesg import open_log, open_log_by_vmcoreinfo
-from crashbeam.vmcore.dmesg_text import format_line, parse_log_text
+from crashbeam.vmcore.dmesg.text import format_line, parse_log_text
 from crashbeam.vmcore.dump import Dump
 from crashbeam.vmcore.facts import AnalysisOptions
 from crashbeam.vmcore.log_line import LogLine

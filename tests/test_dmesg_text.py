@@ -8,7 +8,7 @@ import pytest
 from crashbeam.vmcore import dmesg
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.dmesg import find_log, open_sidecar
-from crashbeam.vmcore.dmesg_text import MAX_TEXT_BYTES, caller_name, format_line, parse_log_text
+from crashbeam.vmcore.dmesg.text import MAX_TEXT_BYTES, caller_name, format_line, parse_log_text
 from crashbeam.vmcore.errors import FormatError, SourceError, SymbolError
 from crashbeam.vmcore.log_line import LogLine
 from tests.builders.printk_ring import PrintkRing

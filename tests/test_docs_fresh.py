@@ -10,6 +10,7 @@ import pytest
 from crashbeam.pipeline.cli import COMMANDS, main
 from crashbeam.schemas.codes import CLOSED_LISTS
 from crashbeam.schemas.pages import PAGES, write_pages
+from crashbeam.vmcore.oops.formats import TWIN_NAME, twin_text
 
 REPO = Path(__file__).resolve().parent.parent
 MARKDOWN = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")])
@@ -84,3 +85,7 @@ def test_the_report_in_the_readme_is_what_show_prints(golden: Path, capsys: pyte
     shown = readme[first : readme.index("## Using it") - 1]
     assert len(shown) > 40
     assert shown[1:] == printed[1 : len(shown)]
+
+
+def test_the_twin_of_the_table_of_oopses_is_fresh() -> None:
+    assert (REPO / "configs" / "signature" / TWIN_NAME).read_text(encoding="utf-8") == twin_text()

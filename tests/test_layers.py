@@ -28,26 +28,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symbols",),
     ("memory", "arch", "registers"),
     (
-        *("kernel", "tasks", "stacks", "modules", "paca", "firmware", "log_line", "oops"),
-        *("oops_formats", "oops_events", "oops_trace", "log_facts", "taint"),
-        *("dmesg", "dmesg_ring", "dmesg_old", "dmesg_text", "dmesg_memory"),
+        *("kernel", "tasks", "stacks", "modules", "paca", "firmware", "taint"),
+        *("log_line", "dmesg", "oops"),
     ),
+    ("note_map", "unwind", "recover", "diagnosis", "trace_check"),
     (
-        "note_map",
-        "unwind",
-        "recover",
-        "recover_code",
-        "recover_outline",
-        "recover_steps",
-        "recover_walk",
-        "diagnosis",
-        "trace_check",
-    ),
-    (
-        *("dump", "own_symbols", "facts", "text", "trim", "text_report", "crash_log", "signature", "title"),
-        *("function_names", "signature_rules", "signature_overrides", "signature_points", "signature_classes"),
-        *("signature_walk", "signature_blame", "signature_grade"),
-        *("parse_headers", "map_notes", "recover_cpus", "unwind_stacks", "build_report", "stages"),
+        *("dump", "own_symbols", "facts", "crash_log", "lost_cpus", "title", "signature"),
+        *("text", "text_report", "trim"),
+        *("parse_headers", "map_notes", "unwind_stacks", "build_report", "stages"),
     ),
 )
 """The floors of vmcore/, lowest first. Rooms of one floor may use each other, as long as they do not go round."""

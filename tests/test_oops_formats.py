@@ -11,8 +11,8 @@ import pytest
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.errors import FormatError
 from crashbeam.vmcore.oops import find_oopses, parse_lines
-from crashbeam.vmcore.oops_events import MAX_LINE_LENGTH
-from crashbeam.vmcore.oops_formats import Pattern, check_patterns, load_formats, shipped_formats
+from crashbeam.vmcore.oops.events import MAX_LINE_LENGTH
+from crashbeam.vmcore.oops.formats import Pattern, check_patterns, load_formats, shipped_formats
 from crashbeam.vmcore.title import titles_of
 from tests.oops_text import read_texts
 
@@ -133,7 +133,7 @@ def test_a_file_that_is_no_table_at_all_is_refused_with_file_and_line(tmp_path: 
 
 def test_expressions_are_compiled_only_when_a_line_asks_for_them() -> None:
     program = """
-from crashbeam.vmcore import oops_formats
+from crashbeam.vmcore.oops import formats as oops_formats
 from crashbeam.vmcore.oops import find_oopses, parse_lines
 find_oopses(parse_lines(["rcu: Hierarchical SRCU implementation.", "Kernel panic - not syncing: lab"]))
 print(oops_formats._compile.cache_info().currsize)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from crashbeam.vmcore.log_facts import LogFacts, log_facts
 from crashbeam.vmcore.oops import parse_lines
+from crashbeam.vmcore.oops.log_facts import LogFacts, log_facts
 from crashbeam.vmcore.taint import TAINT_LETTERS, printed_letters, taint_letters
 
 LOG = """\

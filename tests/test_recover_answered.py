@@ -5,7 +5,7 @@ import pytest
 from crashbeam.schemas.codes import CpuMode, RegistersFrom, StackKind, StopReason, Trust
 from crashbeam.vmcore.errors import PageStatus
 from crashbeam.vmcore.recover import LostCpu, OopsRegisters, Recovered, find_crash_ipi, read_answered, recover
-from crashbeam.vmcore.recover_steps import Means
+from crashbeam.vmcore.recover.steps import Means
 from crashbeam.vmcore.registers import Registers, name_registers
 from crashbeam.vmcore.symbols.layouts import Field, StructLayout
 from tests.builders.kernel_memory import PAGE_OFFSET_64, MadeUpKernel

@@ -4,8 +4,8 @@ import pytest
 
 from crashbeam.vmcore.arch.ppc32 import PPC32
 from crashbeam.vmcore.modules import Function
-from crashbeam.vmcore.recover_code import goes_round
-from crashbeam.vmcore.recover_outline import Outline, outline_of
+from crashbeam.vmcore.recover.code import goes_round
+from crashbeam.vmcore.recover.outline import Outline, outline_of
 from tests.builders.instructions import BCTR, BLR, NOP, b, beq, bl, mflr, stw, stwu
 from tests.builders.lost_cpu import LostCpuKernel, address_of, after
 

@@ -14,7 +14,7 @@ from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame
 from crashbeam.vmcore.dump import close_last, opened
 from crashbeam.vmcore.facts import AnalysisOptions, Mapped
 from crashbeam.vmcore.recover import LostCpu, Recovered, find_crash_ipi, read_answered, recover
-from crashbeam.vmcore.recover_steps import Means
+from crashbeam.vmcore.recover.steps import Means
 from crashbeam.vmcore.stacks import find_stacks
 from crashbeam.vmcore.stages import analyse, map_notes, parse_headers
 from crashbeam.vmcore.unwind import COMPLETE_STOPS

@@ -12,9 +12,9 @@ from crashbeam.vmcore.facts import AnalysisOptions, MappedCpu, UnwoundContext
 from crashbeam.vmcore.firmware import FirmwareAreas
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import Budget
+from crashbeam.vmcore.lost_cpus import LostCpus
 from crashbeam.vmcore.modules import Text
 from crashbeam.vmcore.note_map import CpuNoteMap
-from crashbeam.vmcore.recover_cpus import LostCpus
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stages import analyse
 from crashbeam.vmcore.unwind import Unwinder

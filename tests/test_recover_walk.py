@@ -8,7 +8,7 @@ import pytest
 from crashbeam.schemas.codes import StopReason, Trust
 from crashbeam.schemas.crash_report import Stack
 from crashbeam.vmcore.limits import MAX_FRAMES
-from crashbeam.vmcore.recover_walk import walk_down
+from crashbeam.vmcore.recover.walk import walk_down
 from tests.builders.instructions import BLR, beq, mflr, stw, stwu
 from tests.builders.lost_cpu import FRAME, SOFTIRQ, STACKS, TASK, LostCpuKernel, address_of, after, branch, call, framed
 from tests.builders.stacks import registers

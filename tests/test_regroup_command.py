@@ -14,7 +14,7 @@ from crashbeam.pipeline.stored_reports import read_reports
 from crashbeam.schemas.crash_report import CrashReport
 from crashbeam.schemas.encode import to_json_line
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.sample_records import FAILED
 from tests.signing import LABELLED, cpu_with, log_of, report_with
 

@@ -7,7 +7,7 @@ import pytest
 from crashbeam.schemas.codes import BlamedWhy, CrashClass, Grade, GradeReason, StackKind
 from crashbeam.schemas.crash_report import Cpu, Frame, Signature
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.signing import LABELLED, cpu_with, frame, lost_cpu, report_with
 
 WATCHDOG = ["__crash_kexec", "panic", "watchdog_timer_interrupt", "watchdog_timer_fn", "__hrtimer_run_queues"]

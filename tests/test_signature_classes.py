@@ -4,7 +4,7 @@ import pytest
 
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.signing import cpu_with, frame, report_with
 
 TRAP_BIT, ILLEGAL_BIT = 0x20000, 0x80000

@@ -7,8 +7,8 @@ import pytest
 from crashbeam.schemas.codes import CrashClass, Grade, GradeReason, StopReason, Trust
 from crashbeam.schemas.crash_report import LogReport
 from crashbeam.vmcore.signature import key_text, sign, signature_id
-from crashbeam.vmcore.signature_grade import WORST_OF, grade_of, reason_for_d
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.grade import WORST_OF, grade_of, reason_for_d
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.signing import LABELLED, cpu_with, frame, lost_cpu, report_of_text, report_with
 
 RULES = shipped_rules()

@@ -6,7 +6,7 @@ import pytest
 
 from crashbeam.schemas.codes import CrashClass, Grade
 from crashbeam.vmcore.signature import Signed, sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.b_cubed import b_cubed
 from tests.signing import LABELLED, labels, report_of_text
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crashbeam.vmcore.function_names import FunctionName, normalise
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.names import FunctionName, normalise
+from crashbeam.vmcore.signature.rules import shipped_rules
 
 SUFFIXES = (".isra.0", ".part.12", ".constprop.3", ".cold", ".cold.7", ".lto_priv.0", ".llvm.8812345", ".localalias")
 WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,30}", fullmatch=True).filter(

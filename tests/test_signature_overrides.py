@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crashbeam.vmcore.signature_overrides import RulesError, read_overrides
+from crashbeam.vmcore.signature.overrides import RulesError, read_overrides
 
 A, B, C = "a" * 16, "b" * 16, "c" * 16
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crashbeam.schemas.crash_report import Cpu, CrashReport, Frame, Signature
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from tests.signing import LABELLED, cpu_with, frame, labels, lost_cpu, report_of_text, report_with
 
 RULES = shipped_rules()

@@ -13,7 +13,7 @@ from crashbeam.schemas.codes import Grade, SymbolNames
 from crashbeam.schemas.crash_report import CrashReport, Signature
 from crashbeam.vmcore.facts import AnalysisOptions
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
+from crashbeam.vmcore.signature.rules import shipped_rules
 from crashbeam.vmcore.stages import analyse
 from tests.b_cubed import b_cubed
 from tests.shared_corpus import find_shared

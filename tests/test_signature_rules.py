@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from crashbeam.vmcore.function_names import FunctionName
-from crashbeam.vmcore.signature_overrides import RulesError
-from crashbeam.vmcore.signature_rules import ALIASES, NAME_LISTS, check_pattern, list_lines, load_rules, shipped_rules
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.overrides import RulesError
+from crashbeam.vmcore.signature.rules import ALIASES, NAME_LISTS, check_pattern, list_lines, load_rules, shipped_rules
 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "signature"
 LISTS = [*NAME_LISTS, ALIASES]

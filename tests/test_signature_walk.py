@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from crashbeam.schemas.codes import CrashClass, Grade, GradeReason, StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import Frame, Signature
-from crashbeam.vmcore.function_names import FunctionName
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import shipped_rules
-from crashbeam.vmcore.signature_walk import collapse
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.rules import shipped_rules
+from crashbeam.vmcore.signature.walk import collapse
 from tests.signing import cpu_with, frame, report_with
 
 DIE = ["__crash_kexec", "crash_kexec", "oops_end", "die", "bad_page_fault", "do_page_fault", "data_access_common_virt"]

@@ -23,7 +23,7 @@ from crashbeam.vmcore.facts import AnalysisOptions, Mapped, MappedCpu, Opened, U
 from crashbeam.vmcore.note_map import CpuNoteMap
 from crashbeam.vmcore.registers import name_registers
 from crashbeam.vmcore.signature import sign
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.rules import Rules
 from crashbeam.vmcore.tasks import CurrentTask
 from crashbeam.vmcore.trace_check import LineKind, compare_trace
 from crashbeam.vmcore.unwind import NO_STACK

@@ -13,14 +13,14 @@ from pathlib import Path
 from crashbeam.schemas.codes import GradeReason, LogSource, WarningCode
 from crashbeam.schemas.crash_report import Dmesg, LogReport, ReportWarning
 from crashbeam.vmcore.dmesg import LogReader, find_log
-from crashbeam.vmcore.dmesg_text import format_line
+from crashbeam.vmcore.dmesg.text import format_line
 from crashbeam.vmcore.dump import Dump
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.facts import CrashLog
 from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.oops import Oops, find_oopses, has_report, log_facts
-from crashbeam.vmcore.oops_formats import OopsFormats
-from crashbeam.vmcore.signature_rules import Rules, load_rules, shipped_rules
+from crashbeam.vmcore.oops.formats import OopsFormats
+from crashbeam.vmcore.signature.rules import Rules, load_rules, shipped_rules
 from crashbeam.vmcore.title import titles_of
 
 LINES_BEFORE = 50

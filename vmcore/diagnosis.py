@@ -16,7 +16,7 @@ from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.modules import Text
 from crashbeam.vmcore.recover import read_in_nmi
-from crashbeam.vmcore.recover_steps import read_preempt_count
+from crashbeam.vmcore.recover.steps import read_preempt_count
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.tasks import CurrentTask
 

@@ -36,10 +36,10 @@ NameAt = Callable[[str], str | None]
 
 
 def show_text(report: CrashReport, name_at: NameAt, cpu: int | None = None) -> str:
-    """The whole report as text, or only what concerns one CPU."""
+    """The whole report as text, the CPU that panicked first, or only what concerns one CPU."""
     lines = [*_summary(report), "", *_notes(report), ""] if cpu is None else []
     lines += _warnings(report, cpu)
-    for entry in report.cpus:
+    for entry in sorted(report.cpus, key=lambda entry: entry.cpu != report.panic.cpu):
         if (entry.registers is not None or entry.stack.frames) and cpu in (None, entry.cpu):
             lines += [*_cpu(entry, name_at), ""]
         elif cpu == entry.cpu:
@@ -133,8 +133,8 @@ def _cpu(cpu: Cpu, name_at: NameAt) -> Iterator[str]:
     yield from _diagnoses(cpu)
     yield ""
     if cpu.registers is None:
-        origin = "" if cpu.registers_from is None else f" from {cpu.registers_from.sentence}"
-        yield f" (recovered{origin}: no note was saved)"
+        how = "recovered" if cpu.registers_from is None else cpu.registers_from.sentence
+        yield f" ({how}: no note was saved)"
     yield from _context(cpu.registers or cpu.recovered_registers, cpu.stack, name_at)
 
 

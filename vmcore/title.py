@@ -8,9 +8,9 @@ from functools import cache
 
 from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import CrashClass
-from crashbeam.vmcore.function_names import normalise
 from crashbeam.vmcore.oops import Oops
-from crashbeam.vmcore.oops_formats import ClassTitle, OopsFormats, shipped_formats
+from crashbeam.vmcore.oops.formats import ClassTitle, OopsFormats, shipped_formats
+from crashbeam.vmcore.signature.names import normalise
 
 MAX_TITLE_LENGTH = 120
 _PARTS = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)")

@@ -7,9 +7,9 @@ from crashbeam.schemas.crash_report import Diagnosis, Frame, ReportWarning
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.dump import Dump, opened
 from crashbeam.vmcore.facts import AnalysisOptions, Mapped, Unwound, UnwoundContext
+from crashbeam.vmcore.lost_cpus import LostCpus
 from crashbeam.vmcore.note_map import FileNote
 from crashbeam.vmcore.recover import OopsRegisters
-from crashbeam.vmcore.recover_cpus import LostCpus
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack, thread_bytes
 from crashbeam.vmcore.tasks import current_of_registers, read_task

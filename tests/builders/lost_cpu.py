@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from crashbeam.schemas.codes import StackKind, TaskFoundBy
 from crashbeam.vmcore.modules import Text
-from crashbeam.vmcore.recover_code import CodeFacts
-from crashbeam.vmcore.recover_steps import Means
+from crashbeam.vmcore.recover.code import CodeFacts
+from crashbeam.vmcore.recover.steps import Means
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
 from crashbeam.vmcore.symbols.layouts import Field, StructLayout

@@ -28,6 +28,7 @@ UNITS = {
     "ktime_get": "kernel/time/timekeeping.c",
     "emergency_stack_init": "arch/powerpc/kernel/setup_64.c",
     "load_module": "kernel/module/main.c",
+    "kthreadd": "kernel/kthread.c",
     "start_kernel": "init/main.c",
 }
 """The compile units to look into, in this order, by a function that has long been in them (Linux 4.18 to 6.12)."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Protocol
 
-from crashbeam.vmcore.dmesg_memory import HINT, LogMemory, Losses
-from crashbeam.vmcore.dmesg_old import PlainText, StructuredRecords
-from crashbeam.vmcore.dmesg_ring import LocklessRing
-from crashbeam.vmcore.dmesg_text import read_sidecar
+from crashbeam.vmcore.dmesg.memory import HINT, LogMemory, Losses
+from crashbeam.vmcore.dmesg.old import PlainText, StructuredRecords
+from crashbeam.vmcore.dmesg.ring import LocklessRing
+from crashbeam.vmcore.dmesg.text import read_sidecar
 from crashbeam.vmcore.errors import SymbolError, VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.log_line import LogLine

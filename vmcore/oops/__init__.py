@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from crashbeam.schemas.codes import CrashClass, GradeReason
-from crashbeam.vmcore.dmesg_text import parse_log_text
-from crashbeam.vmcore.log_facts import LogFacts, log_facts
+from crashbeam.vmcore.dmesg.text import parse_log_text
 from crashbeam.vmcore.log_line import CALLER_IS_CPU, LogLine
-from crashbeam.vmcore.oops_events import (
+from crashbeam.vmcore.oops.events import (
     MAX_LINE_LENGTH,
     Event,
     Start,
@@ -26,8 +25,9 @@ from crashbeam.vmcore.oops_events import (
     find_starts,
     is_same_context,
 )
-from crashbeam.vmcore.oops_formats import Kind, OopsFormats, Pattern, shipped_formats
-from crashbeam.vmcore.oops_trace import Place, TraceLine, place_of, read_registers, read_trace
+from crashbeam.vmcore.oops.formats import Kind, OopsFormats, Pattern, shipped_formats
+from crashbeam.vmcore.oops.log_facts import LogFacts, log_facts
+from crashbeam.vmcore.oops.trace import Place, TraceLine, place_of, read_registers, read_trace
 
 __all__ = ("LogFacts", "Oops", "TraceLine", "find_oopses", "has_report", "log_facts", "parse_lines")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from crashbeam.schemas.codes import CrashClass
-from crashbeam.vmcore.function_names import FunctionName
-from crashbeam.vmcore.signature_points import Context, Point, Points
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.points import Context, Point, Points
+from crashbeam.vmcore.signature.rules import Rules
 
 
 class Key(Enum):

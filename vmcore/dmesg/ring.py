@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from crashbeam.schemas.clean import int64
-from crashbeam.vmcore.dmesg_memory import BATCH_RECORDS, MAX_LOG_BYTES, MAX_RECORDS, LogMemory, lines_of
+from crashbeam.vmcore.dmesg.memory import BATCH_RECORDS, MAX_LOG_BYTES, MAX_RECORDS, LogMemory, lines_of
 from crashbeam.vmcore.errors import FormatError
 from crashbeam.vmcore.log_line import LogLine
 

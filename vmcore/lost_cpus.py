@@ -13,7 +13,7 @@ from crashbeam.vmcore.errors import LimitError
 from crashbeam.vmcore.facts import MappedCpu, UnwoundContext
 from crashbeam.vmcore.limits import Budget
 from crashbeam.vmcore.recover import LostCpu, OopsRegisters, Recovered, find_crash_ipi, read_answered, recover
-from crashbeam.vmcore.recover_steps import Means
+from crashbeam.vmcore.recover.steps import Means
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
 from crashbeam.vmcore.unwind import NO_STACK

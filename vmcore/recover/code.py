@@ -15,7 +15,7 @@ from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.memory import KernelMemory
 from crashbeam.vmcore.modules import Function, Text
-from crashbeam.vmcore.recover_outline import EMPTY, Outline, Turn, outline_of
+from crashbeam.vmcore.recover.outline import EMPTY, Outline, Turn, outline_of
 
 _MOST_BLOCKS = 2048
 _MOST_TAIL_CALLS = 3

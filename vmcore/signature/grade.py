@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from crashbeam.schemas.codes import CrashClass, Grade, GradeReason
-from crashbeam.vmcore.signature_blame import BlamedStack
-from crashbeam.vmcore.signature_classes import Key, rule_of
+from crashbeam.vmcore.signature.blame import BlamedStack
+from crashbeam.vmcore.signature.classes import Key, rule_of
 
 WORST_OF: dict[GradeReason, Grade] = {
     GradeReason.NO_LOG: Grade.B,

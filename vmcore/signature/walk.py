@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from crashbeam.schemas.codes import CrashClass
-from crashbeam.vmcore.function_names import FunctionName
-from crashbeam.vmcore.signature_classes import ASYNCHRONOUS, rule_of
-from crashbeam.vmcore.signature_points import Context, Point, Points, kernel_contexts
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.classes import ASYNCHRONOUS, rule_of
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.points import Context, Point, Points, kernel_contexts
+from crashbeam.vmcore.signature.rules import Rules
 
 MAX_PERIOD = 8
 """The longest cycle of functions that is looked for."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crashbeam.vmcore.log_line import LogLine
-from crashbeam.vmcore.oops_formats import HEAD_LENGTH, Format, Kind, OopsFormats
+from crashbeam.vmcore.oops.formats import HEAD_LENGTH, Format, Kind, OopsFormats
 
 MAX_LINE_LENGTH = 1024
 _MAX_STARTS = 64

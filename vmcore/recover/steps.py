@@ -19,7 +19,7 @@ from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_FRAMES, Budget
 from crashbeam.vmcore.memory import KernelMemory
 from crashbeam.vmcore.modules import Function
-from crashbeam.vmcore.recover_code import CodeFacts, Owners
+from crashbeam.vmcore.recover.code import CodeFacts, Owners
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack, stack_of
 from crashbeam.vmcore.tasks import CurrentTask

@@ -8,8 +8,8 @@ from array import array
 from collections.abc import Iterator
 
 from crashbeam.schemas.clean import int64
-from crashbeam.vmcore.dmesg_memory import BATCH_RECORDS, HINT, MAX_LOG_BYTES, UNREADABLE, LogMemory, lines_of
-from crashbeam.vmcore.dmesg_text import MAX_TEXT_BYTES, TextLines, parse_log_text
+from crashbeam.vmcore.dmesg.memory import BATCH_RECORDS, HINT, MAX_LOG_BYTES, UNREADABLE, LogMemory, lines_of
+from crashbeam.vmcore.dmesg.text import MAX_TEXT_BYTES, TextLines, parse_log_text
 from crashbeam.vmcore.errors import FormatError, SymbolError
 from crashbeam.vmcore.log_line import LogLine
 

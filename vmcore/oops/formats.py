@@ -138,8 +138,13 @@ def _shipped_file(name: str) -> Traversable:
     return resources.files("crashbeam").joinpath("configs", "signature", name)
 
 
+def write_twin(folder: Path) -> None:
+    """Makes the twin in JSON of the shipped table anew."""
+    (folder / TWIN_NAME).write_text(twin_text(), encoding="utf-8")
+
+
 def twin_text() -> str:
-    """What the twin of the shipped table has to hold: ``make docs`` writes it."""
+    """What the twin of the shipped table has to hold."""
     import tomllib
 
     document = tomllib.loads(_shipped_file(FILE_NAME).read_text(encoding="utf-8"))
@@ -289,7 +294,3 @@ _KEYS = {
         "alternatives",
     ),
 }
-
-
-if __name__ == "__main__":
-    Path("configs", "signature", TWIN_NAME).write_text(twin_text(), encoding="utf-8")

@@ -23,8 +23,8 @@ from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_CPUS
 from crashbeam.vmcore.paca import read_paca_address
-from crashbeam.vmcore.recover_steps import FRAME_ALIGNMENT, Means, frames_with, read_stack
-from crashbeam.vmcore.recover_walk import walk_down
+from crashbeam.vmcore.recover.steps import FRAME_ALIGNMENT, Means, frames_with, read_stack
+from crashbeam.vmcore.recover.walk import walk_down
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
 from crashbeam.vmcore.tasks import CurrentTask

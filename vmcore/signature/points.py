@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import Cpu, Frame
-from crashbeam.vmcore.function_names import FunctionName
 from crashbeam.vmcore.oops import Oops, TraceLine
-from crashbeam.vmcore.signature_rules import Rules
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.rules import Rules
 
 MSR_PR = 0x4000
 """Problem state: the context is a user process' (Power ISA, Machine State Register)."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import CrashClass, Grade, GradeReason, StackKind
 from crashbeam.schemas.crash_report import CrashReport, Signature
-from crashbeam.vmcore.function_names import FunctionName
 from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.oops import Oops, find_oopses
-from crashbeam.vmcore.signature_blame import BlamedStack, blame, panicking_cpu
-from crashbeam.vmcore.signature_classes import STALLS, Key, class_of_stack, rule_of
-from crashbeam.vmcore.signature_grade import KEY_FRAMES, grade_of, reason_for_d, reasons_against
-from crashbeam.vmcore.signature_points import stack_of_cpu
-from crashbeam.vmcore.signature_rules import ALGORITHM, Rules
+from crashbeam.vmcore.signature.blame import BlamedStack, blame, panicking_cpu
+from crashbeam.vmcore.signature.classes import STALLS, Key, class_of_stack, rule_of
+from crashbeam.vmcore.signature.grade import KEY_FRAMES, grade_of, reason_for_d, reasons_against
+from crashbeam.vmcore.signature.names import FunctionName
+from crashbeam.vmcore.signature.points import stack_of_cpu
+from crashbeam.vmcore.signature.rules import ALGORITHM, Rules
 from crashbeam.vmcore.title import titles_of
 
 MAX_SHOWN_FRAMES = 6

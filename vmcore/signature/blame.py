@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from crashbeam.schemas.codes import BlamedWhy, CrashClass, GradeReason
 from crashbeam.schemas.crash_report import Blamed, Cpu, CrashReport
 from crashbeam.vmcore.oops import Oops
-from crashbeam.vmcore.signature_classes import BLAMES_OTHERS, STALLS, rule_of
-from crashbeam.vmcore.signature_points import Points, stack_of_cpu, stack_of_text
-from crashbeam.vmcore.signature_rules import Rules
-from crashbeam.vmcore.signature_walk import Start, Walk, find_start, walk
+from crashbeam.vmcore.signature.classes import BLAMES_OTHERS, STALLS, rule_of
+from crashbeam.vmcore.signature.points import Points, stack_of_cpu, stack_of_text
+from crashbeam.vmcore.signature.rules import Rules
+from crashbeam.vmcore.signature.walk import Start, Walk, find_start, walk
 
 NO_STACK = Points((), reaches_end=False)
 

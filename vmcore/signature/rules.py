@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from crashbeam.vmcore.errors import FormatError
-from crashbeam.vmcore.function_names import FunctionName, normalise
-from crashbeam.vmcore.oops_formats import OopsFormats, load_formats, shipped_formats
-from crashbeam.vmcore.signature_overrides import NO_OVERRIDES, Overrides, RulesError, read_overrides
+from crashbeam.vmcore.oops.formats import OopsFormats, load_formats, shipped_formats
+from crashbeam.vmcore.signature.names import FunctionName, normalise
+from crashbeam.vmcore.signature.overrides import NO_OVERRIDES, Overrides, RulesError, read_overrides
 
 ALGORITHM = "crashbeam-1"
 """Names how signatures are made. It is part of every key; the lists are not: editing one must not rename every id."""
@@ -112,7 +112,7 @@ class Rules:
         return self.lists[name_list].matches(name.function)
 
     def normalise(self, name: str, module: str | None) -> FunctionName | None:
-        """The function's one name: ``function_names.normalise``, then the aliases, which are for the kernel's own."""
+        """The function's one name: ``names.normalise``, then the aliases, which are for the kernel's own."""
         key = (name, module)
         if key in self._names:
             return self._names[key]

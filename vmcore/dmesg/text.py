@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from crashbeam.schemas.clean import clean_text
-from crashbeam.vmcore.dmesg_memory import BATCH_RECORDS, Losses
+from crashbeam.vmcore.dmesg.memory import BATCH_RECORDS, Losses
 from crashbeam.vmcore.errors import FormatError, SourceError
 from crashbeam.vmcore.log_line import CALLER_IS_CPU, LogLine
 

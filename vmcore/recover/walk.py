@@ -13,8 +13,8 @@ from crashbeam.schemas.crash_report import Frame
 from crashbeam.schemas.crash_report import Stack as StackRecord
 from crashbeam.vmcore.limits import MAX_FRAMES
 from crashbeam.vmcore.modules import Function
-from crashbeam.vmcore.recover_code import Reach
-from crashbeam.vmcore.recover_steps import Means, Step, Way, is_interrupt
+from crashbeam.vmcore.recover.code import Reach
+from crashbeam.vmcore.recover.steps import Means, Step, Way, is_interrupt
 from crashbeam.vmcore.stacks import Stack, stack_of
 from crashbeam.vmcore.tasks import CurrentTask
 from crashbeam.vmcore.unwind import Unwinder
