@@ -67,6 +67,34 @@ def find_stacks(kernel: Kernel, tasks: Mapping[int, CurrentTask | None]) -> dict
     return {cpu: tuple(stacks) for cpu, stacks in found.items()}
 
 
+def infer_task_stack(kernel: Kernel, stacks: tuple[Stack, ...], stack_pointer: int) -> Stack | None:
+    """The task stack of a CPU whose task is not known: kernel stacks lie at multiples of their size.
+
+    It is where ``stack_pointer`` is, or, from an interrupt stack, where the link of that stack's first frame leads to.
+    ``None`` where the size of stacks is not known.
+    """
+    if any(stack.kind is StackKind.TASK for stack in stacks) or not stacks:
+        return None
+    own = stack_of(stacks, stack_pointer)
+    for _ in stacks:
+        if own is None:
+            break
+        stack_pointer = _read_link(kernel, own)
+        own = stack_of(stacks, stack_pointer)
+    size = stacks[0].high - stacks[0].low
+    low = stack_pointer - stack_pointer % size
+    return Stack(StackKind.TASK, low, low + size) if low > kernel.arch.lowest_kernel_address and own is None else None
+
+
+def _read_link(kernel: Kernel, stack: Stack) -> int:
+    """Where the first frame of an interrupt stack leads to; 0 if it cannot be read, or leads back into that stack."""
+    for offset in kernel.arch.switch_offsets:
+        link = _read_base(kernel, stack.high - offset)
+        if link and not stack.low <= link < stack.high:
+            return link
+    return 0
+
+
 def _read_bases(kernel: Kernel, array: StackArray, cpus: tuple[int, ...]) -> dict[int, int]:
     """The lowest addresses in an array of stacks, by CPU; what the kernel lacks or memory does not give is left out."""
     address = kernel.profile.address_of(array.variable)

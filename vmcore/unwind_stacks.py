@@ -11,7 +11,7 @@ from crashbeam.vmcore.lost_cpus import LostCpus
 from crashbeam.vmcore.note_map import FileNote
 from crashbeam.vmcore.recover import OopsRegisters
 from crashbeam.vmcore.registers import Registers
-from crashbeam.vmcore.stacks import Stack, thread_bytes
+from crashbeam.vmcore.stacks import Stack, infer_task_stack, thread_bytes
 from crashbeam.vmcore.tasks import current_of_registers, read_task
 from crashbeam.vmcore.unwind import COMPLETE_STOPS
 
@@ -26,7 +26,7 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
         if cpu.note.registers is None:
             contexts.append(None)
             continue
-        context = _unwind(dump, cpu.note.registers, stacks.get(cpu.cpu, ()))
+        context = _unwind(dump, cpu.note.registers, _stacks_of(dump, stacks.get(cpu.cpu, ()), cpu.note.registers))
         contexts.append(context)
         reason = context.stack.stop_reason
         if reason is not None and reason not in COMPLETE_STOPS:
@@ -57,6 +57,14 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
         warnings=tuple(warnings),
         pages=before.pages.joined(pages_met),
     )
+
+
+def _stacks_of(dump: Dump, stacks: tuple[Stack, ...], registers: Registers) -> tuple[Stack, ...]:
+    """A CPU's stacks, with the task stack that its registers are on where nothing names its task."""
+    if dump.kernel is None or registers.is_user:
+        return stacks
+    inferred = infer_task_stack(dump.kernel.kernel, stacks, registers.stack_pointer)
+    return stacks if inferred is None else (inferred, *stacks)
 
 
 def _oops_registers(dump: Dump, before: Mapped) -> OopsRegisters | None:
