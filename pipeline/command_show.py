@@ -45,8 +45,8 @@ def show_command(
         absolute_symbols(symbols), absolute_profiles(profiles), dmesg_lines, absolute_rules(rules)
     )
     dump_input = list_one(dump)
-    if _is_text(dump_input):
-        return _show_log(dump_input, options, as_json)
+    if _is_text(dump_input) and _show_log(dump_input, options, as_json):
+        return OK
     if as_json:
         record = analyse(dump_input, options)
         click.echo(to_json_line(record), nl=False)
@@ -71,17 +71,16 @@ def _is_text(dump_input: DumpInput) -> bool:
     return bool(first) and not looks_like_dump(first) and b"\0" not in first
 
 
-def _show_log(dump_input: DumpInput, options: AnalysisOptions, as_json: bool) -> int:
+def _show_log(dump_input: DumpInput, options: AnalysisOptions, as_json: bool) -> bool:
+    """Shows the crash that a log tells of; whether it tells of one."""
     from crashbeam.vmcore.text import show_log_text
     from crashbeam.vmcore.text_report import report_of_text
 
     report = report_of_text(dump_input, options)
     if report is None:
-        name = dump_input.paths[0]
-        click.echo(f"crashbeam: {name} is neither a crash dump nor a log with a crash in it (unknown_format)", err=True)
-        return FAILURES
+        return False
     click.echo(to_json_line(report) if as_json else show_log_text(report), nl=not as_json)
-    return OK
+    return True
 
 
 def say_failure(record: FailureRecord) -> int:

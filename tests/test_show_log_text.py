@@ -64,4 +64,4 @@ def test_a_text_without_a_crash_says_so(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     code, shown, complaint = show(str(path))
     assert (code, shown) == (FAILURES, "")
-    assert "neither a crash dump nor a log with a crash in it" in complaint
+    assert "is no kdump, flattened or ELF dump (unknown_format)" in complaint

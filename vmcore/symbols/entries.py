@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from crashbeam.vmcore.errors import SymbolError
-from crashbeam.vmcore.symbols.line_program import uleb
+from crashbeam.vmcore.symbols.leb128 import uleb
 
 SIBLING, NAME, STATEMENTS, LOW, HIGH, FOLDER = 0x01, 0x03, 0x10, 0x11, 0x12, 0x1B
 INLINE, ORIGIN, SPECIFICATION, RANGES = 0x20, 0x31, 0x47, 0x55

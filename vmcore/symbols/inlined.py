@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import entries
 from crashbeam.vmcore.symbols.entries import Abbreviation, EntryReader, Unit
-from crashbeam.vmcore.symbols.line_program import FILE_SHIFT, text_at, uleb
+from crashbeam.vmcore.symbols.leb128 import uleb
+from crashbeam.vmcore.symbols.line_program import FILE_SHIFT, text_at
 from crashbeam.vmcore.symbols.line_table import INSTRUCTION_BYTES
 
 _INLINED, _FUNCTION = 0x1D, 0x2E

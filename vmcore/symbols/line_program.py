@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Literal
 
 from crashbeam.vmcore.errors import SymbolError
+from crashbeam.vmcore.symbols.leb128 import uleb
 
 FILE_SHIFT = 32
 
@@ -30,7 +31,6 @@ _CONST_ADD_PC, _FIXED_ADVANCE_PC = 8, 9
 _END_SEQUENCE, _SET_ADDRESS = b"\1", b"\2"
 _MAX_FORMATS = 64
 _MAX_ENTRIES = 1 << 20
-_MAX_NUMBER_BITS = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,23 +239,6 @@ def _sequences(
 def text_at(strings: bytes, offset: int) -> bytes:
     """The string at an offset into ``.debug_str`` or ``.debug_line_str``. Raises ValueError beyond the last one."""
     return strings[offset : strings.index(0, offset)]
-
-
-def uleb(data: bytes, at: int) -> tuple[int, int]:
-    """The ULEB128 number at a place, and where it ends."""
-    byte = data[at]
-    if byte < 0x80:
-        return byte, at + 1
-    number, shift = byte & 0x7F, 7
-    while True:
-        at += 1
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at + 1
-        shift += 7
-        if shift > _MAX_NUMBER_BITS:
-            raise SymbolError("DWARF has a number without end", offset=at)
 
 
 def _take_uleb(take: Callable[[], int]) -> int:

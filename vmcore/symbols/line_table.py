@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from crashbeam.schemas.crash_report import Inlined, SourceLine
 from crashbeam.vmcore.errors import SymbolError
+from crashbeam.vmcore.symbols.leb128 import uleb
 
 INSTRUCTION_BYTES = 4
 MAX_LINE = (1 << 31) - 1
@@ -136,20 +137,20 @@ class LineTable:
             kind = data[at]
             places, at = kind & 7, at + 1
             if places == _MANY_PLACES:
-                number, at = _number(data, at)
+                number, at = uleb(data, at)
                 places += number
             place_of_row += places
             if place_of_row > place:
                 break
             if kind & _NEW_FILE:
-                number, at = _number(data, at)
+                number, at = uleb(data, at)
                 file += _signed(number)
             if kind & _NEW_CALL:
-                number, at = _number(data, at)
+                number, at = uleb(data, at)
                 call += _signed(number)
             far = kind >> _LINE_SHIFT
             if far == _FAR_LINE:
-                number, at = _number(data, at)
+                number, at = uleb(data, at)
                 line += _signed(number)
             else:
                 line += far - _LINE_MIDDLE
@@ -181,21 +182,6 @@ def _put_number(packed: bytearray, number: int) -> None:
         packed.append(number & 0x7F | 0x80)
         number >>= 7
     packed.append(number)
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The ULEB128 number at a place, and where it ends."""
-    byte = data[at]
-    if byte < 0x80:
-        return byte, at + 1
-    number, shift = byte & 0x7F, 7
-    while True:
-        at += 1
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at + 1
-        shift += 7
 
 
 def _put_signed(packed: bytearray, number: int) -> None:
