@@ -151,6 +151,23 @@ def test_help_answers_without_beam(command: str) -> None:
     assert result.stdout.splitlines()[-1] == "0 []"
 
 
+@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["verify"], ["gc"]])
+def test_help_of_symbols_answers_without_beam_and_without_readers_of_elf(command: list[str]) -> None:
+    program = (
+        "import sys; from crashbeam.pipeline.cli import main\n"
+        f"code = main(['symbols', *{command!r}, '--help'])\n"
+        "print(code, [name for name in ('apache_beam', 'pyarrow', 'numpy', 'elftools') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "0 []"
+
+
+def test_show_does_not_load_the_symbols_commands() -> None:
+    program = "import sys, crashbeam.pipeline.command_show; print('crashbeam.pipeline.command_symbols' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 def test_show_never_imports_beam(dump: Path) -> None:
     program = (
         "import sys; from crashbeam.pipeline.cli import main\n"

@@ -4,12 +4,9 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +14,16 @@ import pytest
 
 from crashbeam.pipeline.cli import main
 from crashbeam.schemas.codes import SymbolNames
-from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import given as given_symbols
 from crashbeam.vmcore.symbols import profile as profiles
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
 from crashbeam.vmcore.symbols.identity import FileKind
-from crashbeam.vmcore.symbols.index import SymbolIndex, list_symbol_files
-from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile, name_in_place
+from crashbeam.vmcore.symbols.index import SymbolIndex
+from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
 from tests.builders.vmlinux import BANNER, BUILD_ID, Symbol
-from tests.running import REPO, crashbeam
+from tests.running import crashbeam
 from tests.test_profile_lookup import KERNEL as COMPILED
 from tests.test_symbol_store_finding import KERNEL, OTHER, OTHER_ID, put, with_btf
 from tests.test_system_map_reading import LINES
@@ -497,57 +493,3 @@ def test_what_cannot_be_removed_breaks_the_promise(symbols: Symbols, monkeypatch
     monkeypatch.setattr(os, "unlink", refused)
     symbols("gc", code=3)
     assert "cannot be removed: Permission denied" in symbols.said
-
-
-@pytest.mark.parametrize("command", [[], ["add"], ["list"], ["verify"], ["gc"]])
-def test_help_answers_without_beam_and_without_readers_of_elf(command: list[str]) -> None:
-    program = (
-        "import sys; from crashbeam.pipeline.cli import main\n"
-        f"code = main(['symbols', *{command!r}, '--help'])\n"
-        "print(code, [name for name in ('apache_beam', 'pyarrow', 'numpy', 'elftools') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "0 []"
-
-
-def test_the_commands_do_not_slow_down_show() -> None:
-    program = "import sys, crashbeam.pipeline.command_show; print('crashbeam.pipeline.command_symbols' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize(
-    ("name", "is_ours"),
-    [
-        (f"{BUILD_ID}.profile", True),
-        (f"banner-{'a' * 32}.profile", True),
-        (f"map-{'a' * 32}.profile", True),
-        ("kernel.profile", False),
-        (f"{BUILD_ID}", False),
-        (f"map-banner-{'a' * 32}.profile", False),
-        ("0123.profile", False),
-        (f"../{BUILD_ID}.profile", False),
-    ],
-)
-def test_only_names_that_the_cache_gives_are_its_own(name: str, is_ours: bool) -> None:
-    assert caches.is_profile_name(name) is is_ours
-
-
-def test_a_temporary_file_tells_what_it_would_have_become() -> None:
-    assert name_in_place(".index.json.abcd_123") == "index.json"
-    for name in ("index.json.abcd_123", ".index.json.abc", ".abcd_123", ".profile", "..abcd_123"):
-        assert name_in_place(name) is None
-
-
-@pytest.mark.parametrize("inside", [b'"x":"\xff"', b'"x":' + b"[" * 100_000])
-def test_an_index_or_a_header_that_no_reader_can_follow_is_refused(tmp_path: Path, inside: bytes) -> None:
-    path = put(tmp_path, "vmlinux", KERNEL)
-    (file,) = list_symbol_files(path)
-    put(tmp_path / "cache", "index.json", b'{"entries":{"' + path.encode() + b'":{' + inside)
-    assert SymbolIndex(tmp_path / "cache").entry_of(file).build_id == BUILD_ID
-    header = b"{" + inside
-    header += b" " * (-(40 + len(header)) % 8)
-    digest = blake2b(header, digest_size=16).digest()
-    data = b"crshbeam" + struct.pack("<IIQ", profiles.VERSION, len(header), 40 + len(header)) + digest + header
-    with pytest.raises(SymbolError, match="makes no sense"):
-        KernelProfile(data)
