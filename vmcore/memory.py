@@ -187,7 +187,7 @@ class KernelMemory:
     def read(self, address: int, size_bytes: int) -> bytes:
         """``size_bytes`` of data at ``address``. Raises TranslationError, PageError."""
         offset = address & self._mask
-        page = self.page_at(address)
+        page = self._pages.get(address >> self._shift) or self.page_at(address)
         if offset + size_bytes <= len(page):
             return page[offset : offset + size_bytes]
         return b"".join(self._pieces(address, size_bytes, self.page_at))

@@ -220,6 +220,9 @@ class _Search:
 
 def goes_round(edges: dict[int, tuple[int, ...]]) -> bool:
     """Whether the blocks have a circle: some are left when those without a way on are taken away, and again."""
+    if all(other > block for block, following in edges.items() for other in following):
+        # Every circle has a way back.
+        return False
     ways = {block: len(set(following)) for block, following in edges.items()}
     before: dict[int, list[int]] = {block: [] for block in edges}
     for block, following in edges.items():

@@ -137,6 +137,7 @@ class Way:
         self._allowance = means.allowance
         self._contents: dict[Stack, bytes] = {}
         self._found: dict[int, list[int]] = {}
+        self._links: dict[int, list[tuple[Stack, int]]] | None = None
         order = ">" if unwinder.memory.byte_order == "big" else "<"
         self._word = struct.Struct(order + ("I" if unwinder.arch.word_bytes == 4 else "Q"))
         count = read_preempt_count(kernel, task)
@@ -327,21 +328,25 @@ class Way:
         """The first frame of an interrupt stack that links to the frame at a step, whose function switched to it, or
         called one without a frame that did.
         """
-        for stack in self._stacks:
-            if stack.kind is StackKind.TASK or stack_of((stack,), step.stack_pointer):
+        for stack, place in self._links_to(step.stack_pointer):
+            function, behind = self._caller_at(place)
+            if function is None or behind is None or stack.low <= step.stack_pointer < stack.high:
                 continue
-            for offset in self._arch.switch_offsets:
-                place = stack.high - offset
-                if self._word_at(place) != step.stack_pointer:
-                    continue
-                function, behind = self._caller_at(place)
-                if function is None or behind is None:
-                    continue
-                if function != step.function and function not in targets.functions:
-                    continue
-                if self._switches(function, behind - 4):
-                    return Step(place, function, behind, is_switch=True)
+            if function != step.function and function not in targets.functions:
+                continue
+            if self._switches(function, behind - 4):
+                return Step(place, function, behind, is_switch=True)
         return None
+
+    def _links_to(self, stack_pointer: int) -> list[tuple[Stack, int]]:
+        """The first frames of interrupt stacks whose back chain is ``stack_pointer``."""
+        if self._links is None:
+            self._links = {}
+            for stack in self._stacks:
+                if stack.kind is not StackKind.TASK:
+                    for place in (stack.high - offset for offset in self._arch.switch_offsets):
+                        self._links.setdefault(self._word_at(place), []).append((stack, place))
+        return self._links.get(stack_pointer, [])
 
     def _switches(self, function: Function, call: int) -> bool:
         try:
@@ -377,7 +382,7 @@ class Way:
                     return None
                 rivals = places if targets.is_open else [rival.stack_pointer for rival in (*callers, *others)]
                 is_proven = all(rival == newest[0].stack_pointer for rival in rivals)
-                return replace(newest[0], is_proven=is_proven)
+                return newest[0] if is_proven else replace(newest[0], is_proven=False)
         return None
 
     def _newest(self, parent: int, found: list[Step]) -> list[Step]:

@@ -54,10 +54,16 @@ def _to_record(unwinder: Unwinder, stacks: tuple[Stack, ...], steps: list[Step],
     over = max((place + 1 for place, pointer in enumerate(pointers) if pointer in doubts.returned), default=0)
     if doubts.all_over:
         over = len(frames)
-    frames[:over] = [replace(frame, may_have_returned=True) for frame in frames[:over]]
+    returned = range(over)
     if doubts.guess is not None:
         frames.insert(0, _infer(unwinder, stacks, *doubts.guess))
-    numbered = (replace(frame, level=level) for level, frame in enumerate(frames[:MAX_FRAMES]))
+        returned = range(1, over + 1)
+    numbered = (
+        frame
+        if frame.level == level and level not in returned
+        else replace(frame, level=level, may_have_returned=level in returned)
+        for level, frame in enumerate(frames[:MAX_FRAMES])
+    )
     return replace(found, frames=tuple(numbered))
 
 
