@@ -14,7 +14,6 @@ and reason; it holds for reports to come. An override moves a report to another 
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +61,9 @@ def read_overrides(path: Path) -> Overrides:
     """The decisions in a file. Raises RulesError for one without author or reason, and for merges that contradict each
     other or go round.
     """
+    # Few users have overrides, and `show` is not to wait for a reader of TOML.
+    import tomllib
+
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

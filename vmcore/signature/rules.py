@@ -7,7 +7,7 @@ names, whose lines are added, and ``overrides.toml`` (``signature_overrides.py``
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from crashbeam.vmcore.errors import FormatError
 from crashbeam.vmcore.oops.formats import OopsFormats, load_formats, shipped_formats
+from crashbeam.vmcore.signature.name_list import NameList
 from crashbeam.vmcore.signature.names import FunctionName, normalise
 from crashbeam.vmcore.signature.overrides import NO_OVERRIDES, Overrides, RulesError, read_overrides
 
@@ -37,7 +38,6 @@ _MEMO_ENTRIES = 65_536
 _LINE = re.compile(r"(?P<pattern>\S.*?)\s{2,}#\s*(?P<reason>\S.*)")
 _GROUP = re.compile(r"\[[^\]]+\]")
 _ALIAS = re.compile(r"(?P<pattern>.*\S)\s+->\s+(?P<name>\S+)")
-_SPECIAL = re.compile(r"[\\^$.|?*+()\[\]{}]")
 _DIGEST_BYTES = 16
 
 
@@ -57,35 +57,6 @@ class Line:
     reason: str
     group: str
     at: str
-
-
-class NameList:
-    """Patterns of names. What was asked is remembered, as the functions that crash are few."""
-
-    __slots__ = ("_literals", "_others", "_pattern", "_seen", "patterns")
-
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self.patterns = tuple(dict.fromkeys(patterns))
-        self._literals = frozenset(pattern for pattern in self.patterns if not _SPECIAL.search(pattern))
-        self._others = [pattern for pattern in self.patterns if pattern not in self._literals]
-        self._pattern: re.Pattern[str] | None = None
-        self._seen: dict[str, bool] = {}
-
-    def matches(self, name: str) -> bool:
-        """Whether one of the patterns matches the whole name."""
-        known = self._seen.get(name)
-        if known is None:
-            known = name in self._literals or self._matches_pattern(name)
-            if len(self._seen) < _MEMO_ENTRIES:
-                self._seen[name] = known
-        return known
-
-    def _matches_pattern(self, name: str) -> bool:
-        if not self._others:
-            return False
-        if self._pattern is None:
-            self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in self._others))
-        return self._pattern.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +201,7 @@ def check_pattern(pattern: str, at: str) -> None:
     except (re.error, RecursionError, OverflowError) as error:
         raise RulesError(f"{at}: {pattern} is no regular expression: {error}") from error
     if compiled.groupindex or re.search(r"\\[1-9]|\(\?[a-zA-Z]", pattern):
-        raise RulesError(f"{at}: {pattern} uses named groups, references or flags: patterns are joined, so it cannot")
+        raise RulesError(f"{at}: {pattern} uses named groups, references or flags: which a list does not know")
     if pattern.startswith("^") or pattern.endswith("$"):
         raise RulesError(f"{at}: {pattern} has ^ or $: a pattern matches the whole name anyway")
     if compiled.fullmatch("") or all(compiled.fullmatch(name) for name in _NO_FUNCTION):
