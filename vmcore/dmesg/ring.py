@@ -21,6 +21,8 @@ _COMMITTED, _FINALIZED, _REUSABLE = 1, 2, 3
 _NO_TEXT: Final = 3
 """NO_LPOS: both positions of a record without text. Any other odd position is that of a text that found no room."""
 _MAX_SEQUENCE: Final = (1 << 63) - 1
+_MAX_RUN_BYTES = 1024 * BATCH_RECORDS
+"""Of text that is read at once for a batch: a record has some 70."""
 _MAX_COUNT_BITS = 26
 _MAX_SIZE_BITS = 31
 """LOG_BUF_LEN_MAX is 2 GiB; there is a descriptor for every 32 bytes."""
@@ -86,11 +88,14 @@ class LocklessRing:
         losses.unread = count - left
         text_bytes_left = min(self._ring_bytes, MAX_LOG_BYTES)
         after = self._head + 1
+        # The newest report and what stands before it are more than one batch: it is looked for once, in two.
+        size = 2 * BATCH_RECORDS
         while left > 0:
-            size = min(left, BATCH_RECORDS)
+            size = min(left, size)
             after -= size
             left -= size
             lines, text_bytes = self._read_batch(after & self._id_mask, size)
+            size = BATCH_RECORDS
             if lines:
                 yield lines
             text_bytes_left -= text_bytes
@@ -107,6 +112,7 @@ class LocklessRing:
         text_bytes = 0
         descriptors = self._rows(self._descriptors, self._descriptor, first, count)
         infos = self._rows(self._infos, self._info, first, count)
+        run = self._read_run(descriptors)
         for record, descriptor, info in zip(range(first, first + count), descriptors, infos, strict=True):
             if descriptor is None:
                 losses.unreadable += 1
@@ -123,7 +129,7 @@ class LocklessRing:
                 if begin & end & 1 and not begin == end == _NO_TEXT:
                     losses.dropped += 1
                     continue
-                text = self._text_of(record & mask, begin, end, info)
+                text = self._text_of(record & mask, begin, end, info, run)
                 if text is None or info is None:
                     losses.unreadable += 1
                     continue
@@ -146,8 +152,25 @@ class LocklessRing:
             slot = 0
         return rows
 
-    def _text_of(self, record: int, begin: int, end: int, info: tuple[Any, ...] | None) -> bytes | None:
-        """The text of a record, or ``None`` where it or its info is none of this record's."""
+    def _read_run(self, descriptors: list[tuple[Any, ...] | None]) -> tuple[int, bytes]:
+        """The place in the text ring where a batch's text begins, and the text where all of it lies there in one piece;
+        none where it does not, or cannot be read.
+        """
+        rows = [row for row in descriptors if row is not None and not row[1] & 1]
+        if not rows:
+            return 0, b""
+        begin, end = rows[0][1], rows[-1][2]
+        place, size_bytes = begin & (self._ring_bytes - 1), (end - begin) & self._word_mask
+        if size_bytes > _MAX_RUN_BYTES or place + size_bytes > self._ring_bytes:
+            return 0, b""
+        return place, self._memory.read(self._text + place, size_bytes) or b""
+
+    def _text_of(
+        self, record: int, begin: int, end: int, info: tuple[Any, ...] | None, run: tuple[int, bytes]
+    ) -> bytes | None:
+        """The text of a record, or ``None`` where it or its info is none of this record's. ``run`` is what was read of
+        its batch.
+        """
         # A record's number tells its place in the ring, as its id does.
         if info is None or (info[0] ^ record) & (self._ring_records - 1) or info[0] > _MAX_SEQUENCE:
             return None
@@ -161,7 +184,14 @@ class LocklessRing:
             place, size_bytes = 0, place + size_bytes - ring_bytes
         if size_bytes < word or (begin | end) & (word - 1):
             return None
-        data = self._memory.read(self._text + place, min(word + info[2], size_bytes))
-        if data is None or self._block_id.unpack_from(data)[0] != record:
+        if word + info[2] < size_bytes:
+            size_bytes = word + info[2]
+        data: bytes | None
+        run_at, data = run
+        if run_at <= place and place - run_at + size_bytes <= len(data):
+            start = place - run_at
+        else:
+            data, start = self._memory.read(self._text + place, size_bytes), 0
+        if data is None or self._block_id.unpack_from(data, start)[0] != record:
             return None
-        return data[word:]
+        return data[start + word : start + size_bytes]
