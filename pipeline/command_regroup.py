@@ -3,7 +3,7 @@
 import os
 
 import click
-import orjson
+import msgspec
 
 from crashbeam.pipeline.command_signature import load_rules_of, rules_option
 from crashbeam.pipeline.exit_codes import OK, PromiseBrokenError, WrongUseError
@@ -44,7 +44,7 @@ def regroup_command(reports: tuple[str, ...], rules: str | None, output: str | N
         signed, row = regrouping.add(report, loaded)
         if writes:
             lines.append(to_json_line(signed))
-            rows.append(orjson.dumps(row) + b"\n")
+            rows.append(msgspec.json.encode(row) + b"\n")
     if not regrouping.reports:
         raise WrongUseError("no report in what was named, only other records")
     if output is not None and writes:

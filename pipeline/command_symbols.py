@@ -3,13 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from stat import S_ISREG
 
 import click
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.pipeline.exit_codes import OK, PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.interrupts import end_on_signals, end_with_reader
@@ -48,8 +49,7 @@ class State(StrEnum):
 _BROKEN = (State.DAMAGED, State.DIFFERS, State.UNREADABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class CachedProfile:
+class CachedProfile(Struct, frozen=True):
     """One profile of the cache, as ``list --json`` prints it; what a profile that cannot be used would say is null.
 
     ``build`` is its build id, else what names it in the cache; ``symbols`` is how many names it has; ``changed`` is
@@ -71,8 +71,7 @@ class CachedProfile:
     symbols: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(Struct, frozen=True):
     """A file of the cache that can go, why, and what it was when that was decided (inode, size, time of change)."""
 
     path: Path
@@ -137,7 +136,7 @@ def list_command(profiles: str | None, as_json: bool) -> int:
     found = sorted(examined(folder), key=lambda cached: (cached.release is None, cached.release, cached.build))
     if as_json:
         for cached in found:
-            click.echo(msgspec.json.encode(asdict(cached)))
+            click.echo(msgspec.json.encode(cached))
     elif found:
         for line in _table([_HEADINGS, *map(_cells, found)]):
             _print(line)

@@ -9,13 +9,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
+
+from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.containers.detect import looks_like_dump
 from crashbeam.vmcore.containers.kdump_header import MAIN_HEADER_BYTES
-from crashbeam.vmcore.containers.split import SplitKey, find_parts, may_be_part, split_key
+from crashbeam.vmcore.containers.split import SplitKey, find_parts, may_be_part, split_part
 from crashbeam.vmcore.facts import DumpInput
 
 MAX_SET_PARTS = 1024
@@ -23,16 +24,14 @@ MAX_SET_PARTS = 1024
 INPUT_ID_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The inputs, sorted by path, each once; ``skipped`` counts the files of folders that are no dumps."""
 
     inputs: tuple[DumpInput, ...]
     skipped: int
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     path: str
     size_bytes: int | None
     modified_ns: int | None
@@ -201,13 +200,13 @@ def _join_split_sets(files: Iterable[_File]) -> Iterator[DumpInput]:
     sets: dict[SplitKey, list[tuple[int, _File]]] = {}
     groups: list[list[tuple[int, _File]]] = []
     for file in files:
-        key = split_key(file.path) if file.size_bytes and file.may_be_part else None
-        group = sets.get(key) if key is not None else None
+        part = split_part(file.path) if file.size_bytes and file.may_be_part else None
+        group = sets.get(part.key) if part is not None else None
         if group is None or len(group) >= MAX_SET_PARTS:
             group = []
             groups.append(group)
-            if key is not None:
-                sets[key] = group
-        group.append((key.start_pfn if key is not None else 0, file))
+            if part is not None:
+                sets[part.key] = group
+        group.append((part.start_pfn if part is not None else 0, file))
     for group in groups:
         yield one_input([file for _, file in sorted(group, key=lambda part: (part[0], os.fsencode(part[1].path)))])

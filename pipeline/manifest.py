@@ -4,11 +4,11 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import zstandard
+from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import PromiseBrokenError
 from crashbeam.pipeline.run_folder import RunFolder
@@ -20,8 +20,7 @@ DIGEST_BYTES = 16
 _FAILURE_LINE = b'{"schema":"' + FAILURE.encode() + b'"'
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """What the parts of a run hold: reports, and failures by code."""
 
     reports: int

@@ -6,10 +6,10 @@ The first of the three wins. A TOML file holds options by their long names witho
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.vmcore.facts import AnalysisOptions
@@ -23,8 +23,7 @@ MAX_DMESG_LINES = 100_000
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True):
     """What ``crashbeam run`` was asked for; paths are absolute. ``analyse`` is no option of the command."""
 
     inputs: tuple[str, ...]

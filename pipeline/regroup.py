@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+from msgspec import Struct, field
 
 from crashbeam.schemas.codes import Grade
 from crashbeam.schemas.crash_report import CrashReport, Signature
@@ -14,8 +16,7 @@ UNSIGNED = "(unsigned)"
 MAX_ROWS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
+class HistoryRow(Struct, frozen=True):
     """One report's signature, before and after: what a history of signatures keeps."""
 
     input_id: str
@@ -29,8 +30,7 @@ class HistoryRow:
     ignored: bool
 
 
-@dataclass(slots=True)
-class Regrouping:
+class Regrouping(Struct):
     """Buckets before and after, by crashes: each distinct ``crash_id`` counts once."""
 
     reports: int = 0

@@ -7,12 +7,12 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.inputs import Listing, from_uri, to_uri
@@ -35,8 +35,7 @@ _LOCK = ".lock"
 _PARTS = "parts"
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(Struct, frozen=True):
     """``created_us`` (microseconds since 1970) is the generation of the run's records in every store."""
 
     created_us: int

@@ -5,16 +5,16 @@ A sink is probed before the first dump is read, and filled from the parts after 
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
+
+from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import WrongUseError
 from crashbeam.transforms.part_file import PartRange
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
+class FinishedRun(Struct, frozen=True):
     """A run whose parts all stand; ``generation`` is its creation time in microseconds since 1970."""
 
     path: str
@@ -27,8 +27,7 @@ class FinishedRun:
         return os.path.join(self.parts_folder, part.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """What a sink did: records written, records that it held already (or in a newer form), records that it refused."""
 
     written: int

@@ -1,7 +1,8 @@
 """``python -m tests.fake_run ...``: the command ``crashbeam``, its dumps analysed by ``tests/fake_analysis.py``."""
 
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from crashbeam.pipeline import cli, command_run
 from crashbeam.pipeline.options import RunOptions

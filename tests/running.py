@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from crashbeam.pipeline.options import RunOptions
 from crashbeam.transforms.part_file import read_part

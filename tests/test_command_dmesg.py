@@ -1,10 +1,10 @@
 """``crashbeam dmesg``: the log is printed as the kernel prints it, and what it is not is said on standard error."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.cli import main
 from crashbeam.vmcore.arch import ARCHITECTURES

@@ -1,8 +1,7 @@
 """Why a CPU did not answer: each code from its facts, in words."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState
 from crashbeam.schemas.crash_report import Diagnosis, Stack

@@ -1,9 +1,9 @@
 """The lockless ring: whatever its writers left, every line that a reader gives is one that was written."""
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.vmcore.arch import ARCHITECTURES
 from crashbeam.vmcore.arch.architecture import Architecture

@@ -5,11 +5,11 @@ A real crash's pages, in a file that announces as much memory as a large machine
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.crash_report import CrashReport

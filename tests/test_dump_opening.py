@@ -1,9 +1,9 @@
 """What a report still says when something about the kernel cannot be had."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.codes import MatchedBy, NoteState, StopReason, WarningCode

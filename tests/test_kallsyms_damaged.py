@@ -3,11 +3,11 @@
 import contextlib
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crashbeam.vmcore.errors import SymbolError, VmcoreError
 from crashbeam.vmcore.symbols import kallsyms, kallsyms_search

@@ -3,11 +3,11 @@
 import io
 import os
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.vmcore.byte_source import BufferSource
 from crashbeam.vmcore.containers import ContainerFacts, Utsname

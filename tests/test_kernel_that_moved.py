@@ -1,9 +1,10 @@
 """Kernels that run elsewhere than they were linked (KASLR of 85xx since Linux 5.5): KERNELOFFSET of VMCOREINFO."""
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.vmcore.symbols.profile import KernelProfile, TextSymbol, compile_profile
 from tests.builders.board import KERNEL, board_of
@@ -21,7 +22,11 @@ def test_a_report_does_not_depend_on_where_the_kernel_ran(saved: set[int], tmp_p
         folder.mkdir()
         path = board.write(folder)
         report = report_of(path, options_with(folder, folder / "kernel.profile"))
-        reports.append(replace(report, input_id="", source=replace(report.source, uri="", modified=None, size_bytes=0)))
+        reports.append(
+            dataclasses.replace(
+                report, input_id="", source=dataclasses.replace(report.source, uri="", modified=None, size_bytes=0)
+            )
+        )
     assert reports[0] == reports[1]
     assert {cpu.cpu for cpu in reports[1].cpus if cpu.registers} == saved
     assert reports[1].cpus[2].stack.frames[0].symbol == "sysrq_handle_crash"

@@ -1,7 +1,8 @@
 """Kernels before 5.9, whose VMCOREINFO has no BUILD-ID: the exact banner, confirmed in memory, ties symbols to them."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import MatchedBy, WarningCode
 from crashbeam.vmcore.symbols.profile import compile_profile

@@ -40,6 +40,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 """The floors of vmcore/, lowest first. Rooms of one floor may use each other, as long as they do not go round."""
 
+OF_RECORDS_ALONE = "schemas"
+"""Where values are dataclasses: elsewhere they are Structs, which cost ``show`` no time to define."""
+
 GROUND_FOR_ALL = "facts"
 """Values that travel between the stages: any floor may give or take them."""
 
@@ -95,6 +98,19 @@ def test_there_are_modules_in_every_folder_that_exists() -> None:
     assert {folder_of(module) for module in MODULES} == {
         folder for folder in FOLDERS if list((REPO / folder).rglob("*.py"))
     }
+
+
+def test_values_are_dataclasses_among_the_records_and_structs_elsewhere() -> None:
+    dataclasses, structs = set(), set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                if any("'dataclass'" in ast.dump(decorator) for decorator in node.decorator_list):
+                    dataclasses.add(folder_of(module))
+                if any("'Struct'" in ast.dump(base) for base in node.bases):
+                    structs.add(folder_of(module))
+    assert dataclasses == {OF_RECORDS_ALONE}
+    assert structs == {folder for folder in FOLDERS if folder != OF_RECORDS_ALONE}
 
 
 def test_imports_point_down_between_folders() -> None:

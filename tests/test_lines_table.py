@@ -1,13 +1,14 @@
 """The line table of a profile answers for every place as the rows that it was packed from, in the report too."""
 
 import contextlib
+import dataclasses
 import sys
 from bisect import bisect_right
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crashbeam.schemas.crash_report import Frame, Inlined, SourceLine
 from crashbeam.vmcore.errors import SymbolError
@@ -187,9 +188,9 @@ def test_a_frame_has_the_line_of_its_instruction_and_a_caller_that_of_its_call(
 
 
 def shown(frame: Frame) -> list[str]:
-    cpu = replace(REPORT.cpus[1], stack=replace(REPORT.cpus[1].stack, frames=(frame,)))
-    cpu = replace(cpu, registers=dict.fromkeys(SHOWN_REGISTERS, "0"))
-    text = show_text(replace(REPORT, cpus=(cpu,)), lambda _: None, cpu.cpu)
+    cpu = dataclasses.replace(REPORT.cpus[1], stack=dataclasses.replace(REPORT.cpus[1].stack, frames=(frame,)))
+    cpu = dataclasses.replace(cpu, registers=dict.fromkeys(SHOWN_REGISTERS, "0"))
+    text = show_text(dataclasses.replace(REPORT, cpus=(cpu,)), lambda _: None, cpu.cpu)
     return [line for line in text.splitlines() if line.startswith((" #", "     ["))]
 
 
@@ -197,16 +198,16 @@ SHOWN_REGISTERS = (
     *(f"r{number}" for number in range(32)),
     *("nip", "msr", "orig_r3", "ctr", "lr", "xer", "cr", "mq", "dar", "dsisr", "result", "softe"),
 )
-FRAME = replace(REPORT.cpus[1].stack.frames[0], level=2)
+FRAME = dataclasses.replace(REPORT.cpus[1].stack.frames[0], level=2)
 
 
 def test_show_prints_the_place_behind_a_frame_and_inlined_functions_above_it() -> None:
     assert shown(FRAME) == [" #2 [c1234500] crash_kexec+0x8 at c0011223"]
-    source = SourceLine("include/linux/list.h", 500, (INNER, replace(OUTER, line=None)))
-    assert shown(replace(FRAME, source=replace(source, inlined=()))) == [
+    source = SourceLine("include/linux/list.h", 500, (INNER, dataclasses.replace(OUTER, line=None)))
+    assert shown(dataclasses.replace(FRAME, source=dataclasses.replace(source, inlined=()))) == [
         " #2 [c1234500] crash_kexec+0x8 at c0011223 (include/linux/list.h:500)"
     ]
-    assert shown(replace(FRAME, source=source)) == [
+    assert shown(dataclasses.replace(FRAME, source=source)) == [
         "     [inlined] __list_add (include/linux/list.h:500)",
         "     [inlined] list_add (include/linux/list.h:90)",
         " #2 [c1234500] crash_kexec+0x8 at c0011223 (kernel/panic.c:?)",

@@ -1,10 +1,10 @@
 """What child processes make of dumps' own symbols, and how it comes into the cache that they may not write."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.inputs import list_inputs
 from crashbeam.schemas.codes import SymbolNames

@@ -2,12 +2,12 @@
 
 import itertools
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.symbols import profile as profiles

@@ -1,5 +1,6 @@
 """A cache of profiles that many processes share is never seen half written, whoever writes, reads, dies or cleans."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -9,10 +10,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline import command_symbols
 from crashbeam.pipeline.cli import main
@@ -43,7 +44,8 @@ SECONDS = 60
 def put_kernels(folder: Path, *names: str) -> list[str]:
     """One kernel for each name, each of another build."""
     return [
-        put(folder, name, replace(with_btf(KERNEL), build_id=f"{number:040x}")) for number, name in enumerate(names)
+        put(folder, name, dataclasses.replace(with_btf(KERNEL), build_id=f"{number:040x}"))
+        for number, name in enumerate(names)
     ]
 
 

@@ -10,7 +10,7 @@ from crashbeam.vmcore.byte_source import BufferSource
 from crashbeam.vmcore.containers import Container, split
 from crashbeam.vmcore.containers.detect import open_container
 from crashbeam.vmcore.containers.kdump_header import MAIN_HEADER_BYTES
-from crashbeam.vmcore.containers.split import find_parts, may_be_part, split_key
+from crashbeam.vmcore.containers.split import find_parts, may_be_part, split_part
 from crashbeam.vmcore.errors import FormatError, SourceError, TruncatedError
 from crashbeam.vmcore.limits import Budget
 from tests.builders.elf_file import ElfFile
@@ -225,12 +225,13 @@ def test_keys_are_equal_within_a_set_and_folder_only(parts: list[str], tmp_path:
     (other_folder / "a").write_bytes(part(0, 10))
     (tmp_path / "older").write_bytes(part(0, 10, timestamp=5))
 
-    keys = [split_key(path) for path in parts]
+    found = [split_part(path) for path in (*parts, str(other_folder / "a"), str(tmp_path / "older"))]
 
-    assert len(set(keys)) == 1
-    assert [key.start_pfn for key in keys if key is not None] == [0, 10, 21]
-    assert split_key(str(other_folder / "a")) not in keys
-    assert split_key(str(tmp_path / "older")) not in keys
+    keys = [part.key for part in found if part is not None]
+    assert len(keys) == 5
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys)) == 3
+    assert [part.start_pfn for part in found[:3] if part is not None] == [0, 10, 21]
 
 
 @pytest.mark.parametrize("block_size", [4096, 65536])
@@ -245,12 +246,12 @@ def test_a_part_shows_in_few_bytes_and_so_does_a_whole_dump(layout: str, byte_or
         assert may_be_part(source.read(0, MAIN_HEADER_BYTES), source.read) is expected
 
 
-def test_only_parts_of_split_sets_have_a_key(tmp_path: Path) -> None:
+def test_only_parts_of_split_sets_are_taken_for_parts(tmp_path: Path) -> None:
     files = {"whole": KdumpFile(PAGES).build(), "cut": part(0, 10)[:4200], "text": b"KDUMP", "elf": ElfFile([]).build()}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
-    assert [split_key(str(tmp_path / name)) for name in (*files, "none")] == [None] * 5
+    assert [split_part(str(tmp_path / name)) for name in (*files, "none")] == [None] * 5
 
 
 @pytest.mark.corpus

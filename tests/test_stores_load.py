@@ -1,11 +1,11 @@
 """Stores hold what the parts hold, whatever is loaded again, and in whatever order."""
 
+import dataclasses
 import gzip
 import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from crashbeam.pipeline.exit_codes import PromiseBrokenError, WrongUseError
 from crashbeam.pipeline.load import load_into
@@ -31,13 +32,15 @@ MakeRun = Callable[..., FinishedRun]
 
 def report(number: int, **changes: Any) -> Record:
     """A report of input ``number``."""
-    source = replace(REPORT.source, uri=f"file:///dumps/{number}")
-    return replace(REPORT, input_id=IDS[number], source=source, **changes)
+    source = dataclasses.replace(REPORT.source, uri=f"file:///dumps/{number}")
+    return dataclasses.replace(REPORT, input_id=IDS[number], source=source, **changes)
 
 
 def failure(number: int) -> Record:
     """A failure of input ``number``."""
-    return replace(FAILED, input_id=IDS[number], source=replace(FAILED.source, uri=f"file:///dumps/{number}"))
+    return dataclasses.replace(
+        FAILED, input_id=IDS[number], source=dataclasses.replace(FAILED.source, uri=f"file:///dumps/{number}")
+    )
 
 
 @pytest.fixture
@@ -189,15 +192,15 @@ def test_a_newer_run_that_found_the_same_protects_it_from_runs_between(tmp_path:
 def test_of_two_versions_of_a_file_the_newer_run_is_current(tmp_path: Path, make_run: MakeRun) -> None:
     store = tmp_path / "store.duckdb"
     uri = REPORT.source
-    load(f"duckdb:{store}", make_run(replace(FAILED, input_id=IDS[0], source=uri), generation=1))
-    load(f"duckdb:{store}", make_run(replace(REPORT, input_id=IDS[1], source=uri), generation=2))
+    load(f"duckdb:{store}", make_run(dataclasses.replace(FAILED, input_id=IDS[0], source=uri), generation=1))
+    load(f"duckdb:{store}", make_run(dataclasses.replace(REPORT, input_id=IDS[1], source=uri), generation=2))
     assert rows(store, "select input_id from current_inputs") == [(IDS[1],)]
 
 
 def test_a_record_that_a_store_refuses_is_kept_and_the_others_are_loaded(tmp_path: Path, make_run: MakeRun) -> None:
     store = tmp_path / "store.duckdb"
     run = make_run(report(0), report(1), report(2))
-    system = replace(REPORT.system, crash_time="no time at all")
+    system = dataclasses.replace(REPORT.system, crash_time="no time at all")
     refused = to_json_line(report(1, system=system))
     write_part(run.parts_folder, 0, [to_json_line(report(0)), refused])
     with pytest.raises(PromiseBrokenError, match="refused 1 records"):

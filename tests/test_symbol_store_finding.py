@@ -1,15 +1,16 @@
 """The symbols of exactly the dump's kernel are found, each kernel is compiled once, and others are never used."""
 
+import dataclasses
 import json
 import lzma
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import MatchedBy, SymbolLayouts, SymbolNames, WarningCode
 from crashbeam.vmcore.errors import SymbolError
@@ -29,7 +30,7 @@ from tests.test_system_map_reading import LINES
 Read = TypeVar("Read")
 OTHER_ID = "f" * 40
 KERNEL = Vmlinux().with_symbols(Symbol("schedule", 0xC0000100))
-OTHER = replace(KERNEL, build_id=OTHER_ID, banner=BANNER.replace("6.12.0", "6.12.1"))
+OTHER = dataclasses.replace(KERNEL, build_id=OTHER_ID, banner=BANNER.replace("6.12.0", "6.12.1"))
 WANTED = WantedKernel(build_id=BUILD_ID, release="6.12.0-test")
 SYMBOLS_OF_MAP = {"_stext": 0xC0000000, "linux_banner": 0xC0020000, "prb": 0xC0040000, "mem_section": 0xC7FF0000}
 
@@ -37,7 +38,7 @@ SYMBOLS_OF_MAP = {"_stext": 0xC0000000, "linux_banner": 0xC0020000, "prb": 0xC00
 def with_btf(kernel: Vmlinux) -> Vmlinux:
     blob = Btf()
     blob.struct("rq", 64, [("curr", blob.pointer(), 64)])
-    return replace(kernel, sections={".BTF": blob.build()})
+    return dataclasses.replace(kernel, sections={".BTF": blob.build()})
 
 
 def put(folder: Path, name: str, kernel: Vmlinux | bytes) -> str:
@@ -157,7 +158,7 @@ def test_another_build_is_never_used_and_both_sides_are_named(tmp_path: Path) ->
 
 def test_many_mismatches_are_named_briefly(tmp_path: Path) -> None:
     for number in range(6):
-        put(tmp_path / "kernels", f"vmlinux-{number}", replace(OTHER, build_id=f"{number}" * 40))
+        put(tmp_path / "kernels", f"vmlinux-{number}", dataclasses.replace(OTHER, build_id=f"{number}" * 40))
     message = ProfileStore(None).find([str(tmp_path / "kernels")], WANTED).message
     assert message is not None
     assert message.count("vmlinux-") == 4
@@ -183,7 +184,7 @@ def test_a_path_that_is_no_regular_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_matching_file_that_is_damaged_is_named_and_the_next_one_used(tmp_path: Path) -> None:
-    damaged = put(tmp_path, "vmlinux-1", replace(KERNEL, has_symtab=False))
+    damaged = put(tmp_path, "vmlinux-1", dataclasses.replace(KERNEL, has_symtab=False))
     alone = ProfileStore(None).find([damaged], WANTED)
     assert (alone.profile, alone.warning) == (None, WarningCode.SYMBOLS_MISMATCH)
     assert "stripped" in (alone.message or "")
@@ -192,7 +193,7 @@ def test_a_matching_file_that_is_damaged_is_named_and_the_next_one_used(tmp_path
 
 
 def test_a_kernel_without_build_id_matches_by_its_exact_banner(tmp_path: Path) -> None:
-    path = put(tmp_path, "vmlinux", replace(KERNEL, build_id=None))
+    path = put(tmp_path, "vmlinux", dataclasses.replace(KERNEL, build_id=None))
     store = ProfileStore(tmp_path / "cache")
     wanted = WantedKernel(banner=BANNER)
     assert store.find([path], wanted).matched_by is MatchedBy.BANNER
@@ -201,7 +202,7 @@ def test_a_kernel_without_build_id_matches_by_its_exact_banner(tmp_path: Path) -
 
 
 def test_equal_banners_do_not_outweigh_different_build_ids(tmp_path: Path) -> None:
-    path = put(tmp_path, "vmlinux", replace(KERNEL, build_id=OTHER_ID))
+    path = put(tmp_path, "vmlinux", dataclasses.replace(KERNEL, build_id=OTHER_ID))
     assert ProfileStore(None).find([path], WantedKernel(build_id=BUILD_ID, banner=BANNER)).profile is None
 
 
@@ -330,7 +331,7 @@ def test_nothing_in_a_dump_chooses_a_path(tmp_path: Path, build_id: str) -> None
 def test_compiling_beforehand_takes_every_kernel_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
     put(tmp_path / "kernels", "vmlinux-a", KERNEL)
     put(tmp_path / "kernels", "vmlinux-b", OTHER)
-    put(tmp_path / "kernels", "vmlinux-c", replace(KERNEL, has_symtab=False))
+    put(tmp_path / "kernels", "vmlinux-c", dataclasses.replace(KERNEL, has_symtab=False))
     put(tmp_path / "kernels", "System.map", LINES.encode())
     profiles = ProfileStore(tmp_path / "cache").compile_given([str(tmp_path / "kernels")])
     assert {profile.build_id for profile in profiles} == {BUILD_ID, OTHER_ID, None}

@@ -1,16 +1,17 @@
 """``crashbeam symbols``: what a cache of kernel profiles holds is added, told, proved and thrown away."""
 
+import dataclasses
 import json
 import os
 import signal
 import struct
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.cli import main
 from crashbeam.schemas.codes import SymbolNames
@@ -135,7 +136,7 @@ def test_a_compiled_profile_is_copied_into_the_cache(tmp_path: Path, symbols: Sy
 
 
 def test_what_cannot_be_used_is_named_and_the_rest_is_used(tmp_path: Path, symbols: Symbols) -> None:
-    stripped = put(tmp_path, "stripped", replace(KERNEL, has_symtab=False))
+    stripped = put(tmp_path, "stripped", dataclasses.replace(KERNEL, has_symtab=False))
     text = put(tmp_path, "text", b"no symbols")
     good = put(tmp_path, "vmlinux", KERNEL)
     (line,) = symbols("add", stripped, text, tmp_path / "missing", good)
@@ -264,7 +265,7 @@ def test_profiles_that_cannot_be_used_are_listed_with_their_state(
 
 
 def test_control_characters_of_a_kernel_do_not_reach_the_terminal(tmp_path: Path, symbols: Symbols) -> None:
-    wild = replace(KERNEL, banner=BANNER.replace("6.12.0", "6.12\x1b[31m\n"))
+    wild = dataclasses.replace(KERNEL, banner=BANNER.replace("6.12.0", "6.12\x1b[31m\n"))
     assert "\x1b" not in "".join(symbols("add", put(tmp_path, "vmlinux", wild)))
     assert "\x1b" not in "".join(symbols("list") + symbols("list", "--json"))
 
@@ -292,7 +293,7 @@ def test_profiles_whose_files_are_gone_or_have_changed_are_checked_by_their_dige
 ) -> None:
     symbols("add", kernels)
     (kernels / "vmlinux-a").unlink()
-    put(kernels, "vmlinux-b", replace(OTHER, has_symtab=False))
+    put(kernels, "vmlinux-b", dataclasses.replace(OTHER, has_symtab=False))
     (kernels / "System.map-c").write_text(LINES + "c0100000 D another\n")
     assert [line[1:] for line in words(symbols("verify"))] == [["ok"]] * 3
 

@@ -1,9 +1,9 @@
 """VMCOREINFO in the memory of files that lack it, and the byte order that it tells."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crashbeam.pipeline.inputs import list_one
 from crashbeam.schemas.codes import NoteState, WarningCode

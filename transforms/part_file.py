@@ -6,9 +6,9 @@ A part appears whole or not at all: temporary name, fsync, rename, fsync of the 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import zstandard
+from msgspec import Struct
 
 SUFFIX = ".jsonl.zst"
 _NAME = re.compile(r"(\d{8,})-(\d{8,})\.jsonl\.zst")
@@ -21,8 +21,7 @@ class OutputError(Exception):
     """An output that cannot be written any more: one line that says which and why."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PartRange:
+class PartRange(Struct, frozen=True, order=True):
     """The inputs ``first`` to ``stop - 1``."""
 
     first: int

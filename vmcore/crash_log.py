@@ -6,9 +6,10 @@ The log is read backwards, up to the header of the report and 50 lines before it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import GradeReason, LogSource, WarningCode
 from crashbeam.schemas.crash_report import Dmesg, LogReport, ReportWarning

@@ -8,7 +8,8 @@ wanted the next interrupt. If the tick of the others (``tick_next_period``) is f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState
 from crashbeam.schemas.crash_report import Diagnosis, Stack
@@ -33,8 +34,7 @@ _MSR_EXTERNAL = 0x8000
 _HARDIRQ, _SOFTIRQ, _NMI = 0xF0000, 0x100, 0xF00000
 
 
-@dataclass(frozen=True, slots=True)
-class CpuFacts:
+class CpuFacts(Struct, frozen=True):
     """One CPU as the stages know it.
 
     ``answered``: it ran ``crash_save_cpu()`` in the crash IPI, ``None`` where memory does not tell. ``panicked``: it
@@ -53,8 +53,7 @@ class CpuFacts:
     stack: Stack
 
 
-@dataclass(frozen=True, slots=True)
-class _Timer:
+class _Timer(Struct, frozen=True):
     """When a CPU wanted its next timer interrupt, and when the system's next tick was due, in ns since boot.
 
     ``is_handling``: ``hrtimer_interrupt`` runs, and ``since_ns`` is that of the timer whose ``function`` (an address)

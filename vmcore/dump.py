@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import MatchedBy, Stage, SymbolLayouts, SymbolNames, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
@@ -44,8 +45,7 @@ _KERNELS = frozenset((arch.word_bytes, arch.byte_order) for arch in ARCHITECTURE
 """What a kernel can be: no memory, and no note, makes one of any other kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenKernel:
+class OpenKernel(Struct, frozen=True):
     """The kernel in a dump whose symbols are known, with its text and an unwinder."""
 
     kernel: Kernel

@@ -7,7 +7,8 @@ open file, no profile and no page is held: a stage that finds itself in another 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import CpuMode, FailureCode, LogSource, NoteMethod, RegistersFrom, Stage
 from crashbeam.schemas.crash_report import Diagnosis, Kernel, Panic, ReportWarning, Source, Stack, System
@@ -18,8 +19,7 @@ from crashbeam.vmcore.stacks import Stack as KernelStack
 from crashbeam.vmcore.tasks import CurrentTask
 
 
-@dataclass(frozen=True, slots=True)
-class DumpInput:
+class DumpInput(Struct, frozen=True):
     """One input: a file, or the files of a split set, as it was listed.
 
     ``uri`` is the canonical URI (of the part with the lowest start_pfn), ``paths`` the local files, that part first;
@@ -35,8 +35,7 @@ class DumpInput:
     modified_ns: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisOptions:
+class AnalysisOptions(Struct, frozen=True):
     """What a report may depend on beside the dump.
 
     ``symbols`` are the paths given with ``--symbols``; ``profiles`` is the folder of compiled
@@ -50,8 +49,7 @@ class AnalysisOptions:
     rules: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """An input that a stage could not go on with; later stages pass it through untouched."""
 
     input: DumpInput
@@ -62,8 +60,7 @@ class Failed:
     facts: dict[str, int | str]
 
 
-@dataclass(frozen=True, slots=True)
-class PagesMet:
+class PagesMet(Struct, frozen=True):
     """What the pages read so far have shown: their codecs, and the numbers of those that could not be read as they
     are.
     """
@@ -79,8 +76,7 @@ class PagesMet:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """What the headers of a dump and the kernel in it say of themselves."""
 
     input: DumpInput
@@ -92,8 +88,7 @@ class Opened:
     pages: PagesMet
 
 
-@dataclass(frozen=True, slots=True)
-class MappedCpu:
+class MappedCpu(Struct, frozen=True):
     """One possible CPU with its note and its task."""
 
     cpu: int
@@ -102,8 +97,7 @@ class MappedCpu:
     task: CurrentTask | None
 
 
-@dataclass(frozen=True, slots=True)
-class CrashLog:
+class CrashLog(Struct, frozen=True):
     """The log as far as it was read: ``lines`` are its newest.
 
     ``whole`` tells whether nothing before ``lines`` is missing that the log could still hold.
@@ -121,8 +115,7 @@ class CrashLog:
         return self.oopses[0] if self.oopses else None
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(Struct, frozen=True):
     """Whose each note is, and the stacks of each CPU."""
 
     opened: Opened
@@ -138,8 +131,7 @@ class Mapped:
     pages: PagesMet
 
 
-@dataclass(frozen=True, slots=True)
-class UnwoundContext:
+class UnwoundContext(Struct, frozen=True):
     """The stack of a CPU's or a note's registers, and what was running.
 
     ``recovered_from`` says where the registers of a recovered stack were found, if they were.
@@ -150,8 +142,7 @@ class UnwoundContext:
     recovered_from: RegistersFrom | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unwound:
+class Unwound(Struct, frozen=True):
     """The stacks: one for each CPU of ``mapped`` (``None`` where there are no registers and nothing was recovered), and
     one for each unassigned note, in the same order; ``diagnoses`` are those of each CPU.
     """

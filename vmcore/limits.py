@@ -3,7 +3,7 @@
 Time is no part of it: a report must not depend on the clock. The workers hold the clock.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from crashbeam.vmcore.errors import LimitError
 
@@ -17,8 +17,7 @@ MAX_FRAMES = 512
 MAX_NAME_BYTES = 4096
 
 
-@dataclass(slots=True)
-class Budget:
+class Budget(Struct):
     """A dump's allowance, counted down as it is used."""
 
     read_bytes: int = 256 << 20

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass
 from functools import cached_property
+
+from msgspec import Struct
 
 from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.crash_report import SourceLine
@@ -27,8 +28,7 @@ _TEXT_LETTERS = (ord("t"), ord("T"))
 """What kernels before 5.2 keep in ``st_info`` instead of the type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(Struct, frozen=True):
     """A function: ``start`` <= address < ``end``; ``name`` is ``None`` in text whose symbols cannot be read."""
 
     name: str | None
@@ -37,8 +37,7 @@ class Function:
     module: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Struct, frozen=True):
     """A loaded module: its text ranges (start, end)."""
 
     address: int
@@ -208,8 +207,7 @@ class Text:
         return choose_name(names) if names else None
 
 
-@dataclass(frozen=True, slots=True)
-class _ModuleSymbols:
+class _ModuleSymbols(Struct, frozen=True):
     """Text symbols of a module: sorted addresses, the string table places of the names at each, and that table's
     address.
     """

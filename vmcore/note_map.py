@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from crashbeam.schemas.codes import Evidence, NoteMethod, NoteState, WarningCode
 from crashbeam.schemas.crash_report import ReportWarning
@@ -28,8 +29,7 @@ _SCARCE = (NoteState.UNREADABLE, NoteState.NOT_POPULATED)
 """States of a CPU that may own a note which its buffer does not show."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileNote:
+class FileNote(Struct, frozen=True):
     """An ``NT_PRSTATUS`` note of the file: its place among them, its bytes (header, name, descriptor), pid and
     registers.
     """
@@ -40,8 +40,7 @@ class FileNote:
     registers: Registers
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(Struct, frozen=True):
     """A CPU's ``crash_notes`` buffer as it was read: ``content``, or ``problem`` why not.
 
     ``assumed_zero``: it lies on a page that the dump left out and that was taken for zeros.
@@ -52,8 +51,7 @@ class Buffer:
     assumed_zero: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CpuNoteMap:
+class CpuNoteMap(Struct, frozen=True):
     """What was decided for one CPU; ``registers`` and ``pid`` are those of its note, wherever it was found."""
 
     state: NoteState
@@ -63,8 +61,7 @@ class CpuNoteMap:
     registers: Registers | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NoteMap:
+class NoteMap(Struct, frozen=True):
     """The whole map: every possible CPU, the notes that nobody owns, and how it was found."""
 
     cpus: Mapping[int, CpuNoteMap]
@@ -95,8 +92,7 @@ def decode_note(arch: Architecture, byte_order: str, index: int, content: bytes)
     return FileNote(index, content, pid, registers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
+class _Judged(Struct, frozen=True):
     """A buffer's state; with SAVED its note, with INVALID and UNREADABLE what is wrong."""
 
     state: NoteState
@@ -128,8 +124,7 @@ def judge_buffer(arch: Architecture, byte_order: str, buffer: Buffer, *, online:
     return _Judged(NoteState.SAVED, note)
 
 
-@dataclass(slots=True)
-class _Decision:
+class _Decision(Struct):
     """The map while it is made."""
 
     states: dict[int, NoteState]

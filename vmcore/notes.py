@@ -6,8 +6,9 @@ in 32-bit and in 64-bit files alike (Linux kernel/vmcore_info.c ``append_elf_not
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from crashbeam.vmcore.containers import ByteOrder
 
@@ -18,8 +19,7 @@ VMCOREINFO_NAME: Final = b"VMCOREINFO\0"
 _HEADER_BYTES: Final = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """One note:
 
     ``name`` has all n_namesz bytes, its NUL too; ``whole`` is header, padded name and descriptor as they stand.
@@ -31,8 +31,7 @@ class Note:
     whole: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NoteList:
+class NoteList(Struct, frozen=True):
     """The notes of a dump in file order; ``problem`` says why there may be more than could be read."""
 
     notes: tuple[Note, ...]

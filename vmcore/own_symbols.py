@@ -7,7 +7,9 @@ profile was made just now or found in the cache.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.vmcore.arch.architecture import Architecture
 from crashbeam.vmcore.containers import Container
@@ -18,8 +20,7 @@ from crashbeam.vmcore.symbols.dump_symbols import DumpSymbols, read_dump_symbols
 from crashbeam.vmcore.vmcoreinfo import Vmcoreinfo
 
 
-@dataclass(frozen=True, slots=True)
-class OwnSymbols:
+class OwnSymbols(Struct, frozen=True):
     """What a dump says of its kernel, as it was linked, and the page numbers where that lies: whoever trims the dump
     needs them.
     """

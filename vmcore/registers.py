@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.vmcore.arch.architecture import (
     MSR_INSTRUCTION_RELOCATE,
@@ -17,8 +18,7 @@ _STACK_POINTER, _NIP, _MSR, _ORIG_R3, _LR, _TRAP = 1, 32, 33, 34, 36, 40
 REGISTER_COUNT = 44
 
 
-@dataclass(frozen=True, slots=True)
-class Registers:
+class Registers(Struct, frozen=True):
     """The 44 registers of a context, in the order of ``pt_regs``."""
 
     words: tuple[int, ...]
@@ -73,8 +73,6 @@ def decode_registers(arch: Architecture, byte_order: str, data: bytes, offset: i
 
 def name_registers(arch: Architecture, registers: Registers) -> dict[str, str]:
     """The registers as they stand in a report: lower-case hex by name."""
-    size = arch.word_bytes
-    letter = "I" if size == 4 else "Q"
-    text = struct.pack(f">{REGISTER_COUNT}{letter}", *registers.words).hex()
-    step = 2 * size
-    return {name: text[place * step : (place + 1) * step] for place, name in enumerate(arch.registers)}
+    letter = "I" if arch.word_bytes == 4 else "Q"
+    words = struct.pack(f">{REGISTER_COUNT}{letter}", *registers.words)
+    return dict(zip(arch.registers, words.hex(" ", arch.word_bytes).split(" "), strict=True))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import StackArray
@@ -19,8 +20,7 @@ _SMALLEST, _LARGEST = 4096, 1 << 18
 """THREAD_SIZE lies between these in every configuration."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(Struct, frozen=True):
     """One stack: ``low`` <= address < ``high``."""
 
     kind: StackKind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import TaskFoundBy
@@ -15,8 +15,7 @@ _COMM_BYTES = 16
 """TASK_COMM_LEN (include/linux/sched.h)."""
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentTask:
+class CurrentTask(Struct, frozen=True):
     """The task of one CPU; ``None`` for what could not be read."""
 
     address: int

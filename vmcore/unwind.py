@@ -166,6 +166,7 @@ class _Walk:
         self._text = unwinder.text
         self._firmware = unwinder.firmware
         self._stacks = stacks
+        self._stack: Stack | None = None
         self._function: Function | None = None
         self._contexts: set[int] = set()
 
@@ -245,22 +246,30 @@ class _Walk:
         if len(self.frames) >= MAX_FRAMES:
             raise _EndOfWalkError(StopReason.LIMIT)
         function, hexadecimal = self._function, self._arch.hexadecimal
-        stack = stack_of(self._stacks, stack_pointer)
+        stack = self._stack_of(stack_pointer)
+        place = address if place is None else place
         self.frames.append(
             Frame(
                 level=len(self.frames),
                 stack_pointer=hexadecimal(stack_pointer),
                 address=hexadecimal(address),
                 symbol=function.name if function else None,
-                offset=(address if place is None else place) - function.start if function and function.name else None,
+                offset=place - function.start if function and function.name else None,
                 module=function.module if function else None,
                 trust=trust,
                 may_have_returned=False,
                 on=stack.kind if stack else StackKind.UNKNOWN,
                 exception=exception,
-                source=self._unwinder.source_of(function, address if place is None else place, trust),
+                source=self._unwinder.source_of(function, place, trust),
             )
         )
+
+    def _stack_of(self, address: int) -> Stack | None:
+        """The stack that an address lies in: mostly that of the address before it."""
+        stack = self._stack
+        if stack is None or not stack.low <= address < stack.high:
+            stack = self._stack = stack_of(self._stacks, address)
+        return stack
 
     def _describe(self, registers: Registers) -> ExceptionFrame:
         return ExceptionFrame(
@@ -276,7 +285,7 @@ class _Walk:
         arch, memory = self._arch, self._memory
         if stack_pointer % arch.stack_alignment:
             raise _EndOfWalkError(StopReason.UNALIGNED)
-        stack = stack_of(self._stacks, stack_pointer)
+        stack = self._stack_of(stack_pointer)
         for marker_at, registers_at in arch.exception_places:
             end = stack_pointer + registers_at + REGISTER_COUNT * arch.word_bytes
             if stack is not None and end > stack.high:
@@ -297,7 +306,7 @@ class _Walk:
         self._contexts.add(place)
         if registers.is_user:
             return
-        stack = stack_of(self._stacks, place)
+        stack = self._stack_of(place)
         if registers.stack_pointer <= place and (stack is None or stack.low <= registers.stack_pointer):
             raise _EndOfWalkError(StopReason.NOT_ASCENDING)
 
@@ -370,7 +379,7 @@ class _Walk:
             raise _EndOfWalkError(self._end_of_stack())
         if following % self._arch.stack_alignment:
             raise _EndOfWalkError(StopReason.UNALIGNED)
-        stack = stack_of(self._stacks, stack_pointer)
+        stack = self._stack_of(stack_pointer)
         if stack is not None and not stack.low <= following < stack.high:
             if self._is_switch_frame(stack_pointer):
                 return self._cross(stack_pointer, following)
@@ -383,7 +392,7 @@ class _Walk:
 
     def _is_switch_frame(self, stack_pointer: int) -> bool:
         """Whether this is where the first frame of an interrupt stack lies."""
-        stack = stack_of(self._stacks, stack_pointer)
+        stack = self._stack_of(stack_pointer)
         return (
             stack is not None
             and stack.kind is not StackKind.TASK
@@ -399,7 +408,7 @@ class _Walk:
         if stack_pointer in self._contexts:
             raise _EndOfWalkError(StopReason.CYCLE)
         self._contexts.add(stack_pointer)
-        if stack_of(self._stacks, link) is None:
+        if self._stack_of(link) is None:
             raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         function = self._function
         if function is None:
@@ -428,7 +437,7 @@ class _Walk:
             raise _EndOfWalkError(self._end_of_stack())
         if function is None:
             raise _EndOfWalkError(StopReason.NOT_CODE)
-        if stack_of(self._stacks, stack_pointer) is None and not self._is_called(place, directly=True):
+        if self._stack_of(stack_pointer) is None and not self._is_called(place, directly=True):
             raise _EndOfWalkError(StopReason.LEFT_KNOWN_STACKS)
         self._function = function
         self._add(address, stack_pointer, trust, place=place)

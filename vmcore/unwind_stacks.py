@@ -1,6 +1,6 @@
 """Stage 3: the stack of every CPU that has registers, and of every note that nobody owns."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CpuMode, StackKind, StopReason, TaskFoundBy, Trust, WarningCode
 from crashbeam.schemas.crash_report import Diagnosis, Frame, ReportWarning

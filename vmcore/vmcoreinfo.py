@@ -6,9 +6,11 @@ line of 79 characters or more loses its end and its newline, so that the next li
 """
 
 import re
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 MAX_TEXT_BYTES: Final = 1 << 18
 """The note is one page of the dumped kernel; the largest page of a PowerPC kernel has 256 KiB."""
@@ -26,8 +28,7 @@ _PREFIXED: Final = re.compile(rb"0x[0-9a-fA-F]{1,16}")
 _BUILD_ID: Final = re.compile(rb"(?:[0-9a-f]{2}){4,32}")
 
 
-@dataclass(frozen=True, slots=True)
-class Vmcoreinfo:
+class Vmcoreinfo(Struct, frozen=True):
     """What VMCOREINFO says; what it does not say, or says in no sensible way, is absent.
 
     ``symbols`` and ``kernel_offset`` are addresses, ``sizes``, ``offsets`` bytes, ``lengths`` array elements;

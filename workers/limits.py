@@ -1,10 +1,9 @@
 """What one input may cost in a child process."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Time and memory of one input.
 
     ``cpu_seconds`` is processor time; ``wall_seconds`` is the net below it, for an input that waits instead of

@@ -13,7 +13,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import FailureCode, Stage
 from crashbeam.schemas.encode import to_json_line
@@ -41,8 +42,7 @@ _SENTENCES = {
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(Struct, frozen=True):
     """How many children, what they run, and within which limits; ``debug`` lets them write to standard error."""
 
     workers: int

@@ -8,9 +8,10 @@ Before a line may go kernel profiles, made of that dump's own symbols: a child m
 import os
 import pickle
 import struct
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from crashbeam.vmcore.facts import AnalysisOptions, DumpInput
 from crashbeam.workers.limits import Limits
@@ -23,15 +24,14 @@ EXIT_OUT_OF_MEMORY = 77
 """The exit status of a child whose input asked for more memory than its limit: it does not trust its heap any more."""
 
 
-_FIELDS = attrgetter(*(field.name for field in fields(DumpInput)))
+_FIELDS = attrgetter(*DumpInput.__struct_fields__)
 
 
 class ProtocolError(Exception):
     """A frame that no sane peer sends."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSettings:
+class ChildSettings(Struct, frozen=True):
     """What a child must know before its first input.
 
     ``analyse`` is the dotted name (``module:function``) of what turns a DumpInput and AnalysisOptions into a record;
@@ -45,7 +45,7 @@ class ChildSettings:
 
 
 def pack_input(dump_input: DumpInput) -> bytes:
-    """An input as a request: its fields alone, which takes a quarter of the time that the dataclass would."""
+    """An input as a request: its fields alone, which takes a quarter of the time that the whole of it would."""
     return pickle.dumps(_FIELDS(dump_input))
 
 

@@ -5,8 +5,9 @@ it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.instructions import Instruction
@@ -36,8 +37,11 @@ class Layouts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LinearMap:
+_HEXADECIMAL = {4: "{:08x}".format, 8: "{:016x}".format}
+"""By bytes of a word."""
+
+
+class LinearMap(Struct, frozen=True):
     """The kernel's direct map: physical address = virtual address - ``offset`` for ``start`` <= virtual < ``end``."""
 
     offset: int
@@ -45,16 +49,14 @@ class LinearMap:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class NoteFormat:
+class NoteFormat(Struct, frozen=True):
     """Where an ``elf_prstatus`` of one size keeps pid and registers (byte offsets)."""
 
     pid_at: int
     registers_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class StackArray:
+class StackArray(Struct, frozen=True):
     """A kernel array of per-CPU stacks: a pointer to the lowest address for each CPU, ``entries_per_cpu`` apart."""
 
     variable: str
@@ -63,16 +65,14 @@ class StackArray:
     entries_per_cpu: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Firmware:
+class Firmware(Struct, frozen=True):
     """A variable that says where firmware lies: a struct with ``base`` and ``size``, physical addresses."""
 
     variable: str
     struct: str
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """One PowerPC architecture (``reference``: Linux arch/powerpc, asm/ptrace.h, asm/elf.h, the ELF ABI supplements).
 
     ``registers`` names the words of ``pr_reg`` and ``pt_regs`` in order. ``lr_slot`` is the LR save word of a frame;
@@ -120,4 +120,4 @@ class Architecture:
 
     def hexadecimal(self, value: int) -> str:
         """An address or register as it stands in a report."""
-        return f"{value:0{2 * self.word_bytes}x}"
+        return _HEXADECIMAL[self.word_bytes](value)

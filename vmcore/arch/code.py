@@ -17,10 +17,11 @@ The save areas are those of the 32-bit and 64-bit ELF ABI supplements, "stack fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from crashbeam.vmcore.arch.instructions import PADDING, Instruction, Kind, prefixed_writes
 from crashbeam.vmcore.arch.jump_tables import find_jump_tables
@@ -41,8 +42,7 @@ _PROLOGUE_WORDS = 8
 """A call of the profiler (``_mcount``, ``ftrace_caller``) stands within these."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnAddress:
+class ReturnAddress(Struct, frozen=True):
     """What is known of a function's return address before one of its instructions.
 
     ``has_frame``: r1 points to the function's own frame, whose back chain word is the caller's frame. ``in_lr``: LR

@@ -7,9 +7,10 @@ reference manuals have them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+
+from msgspec import Struct
 
 
 class Kind(IntEnum):
@@ -35,8 +36,7 @@ class Kind(IntEnum):
     PREFIX = 17
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(Struct, frozen=True):
     """One decoded instruction: its kind, the GPRs it writes (a mask), and its operands where the kind has any."""
 
     kind: Kind

@@ -8,15 +8,15 @@ earlier word of it leads to.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.vmcore.arch.instructions import signed
 
 _BCTR = 0x4E800420
 
 
-@dataclass(frozen=True, slots=True)
-class JumpTable:
+class JumpTable(Struct, frozen=True):
     """The words of a table and the instructions that they lead to, as indices into the function's words."""
 
     words: range

@@ -7,7 +7,8 @@ where the map puts it. Page tables have two levels; the sizes of ``pgd_t`` and `
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import Architecture, Layouts, LinearMap, NoteFormat, StackArray
@@ -105,8 +106,7 @@ def bound_linear_map(linear: LinearMap, layouts: Layouts, memory: KernelMemory) 
     return LinearMap(linear.offset, linear.start, end) if linear.start < end else linear
 
 
-@dataclass(frozen=True, slots=True)
-class _EntryFormat:
+class _EntryFormat(Struct, frozen=True):
     """A page table entry: the bit that says it is valid, and how its physical page is found."""
 
     present: int
@@ -138,8 +138,7 @@ def _entry_format(layouts: Layouts, entry_bytes: int) -> _EntryFormat:
 _ENTRY_BYTES_8XX_16K = 16
 
 
-@dataclass(frozen=True, slots=True)
-class PageTables:
+class PageTables(Struct, frozen=True):
     """The two levels below ``swapper_pg_dir``."""
 
     memory: KernelMemory

@@ -8,8 +8,10 @@ physical addresses (asm/book3s/64/pgtable.h). Those of BookE hold kernel address
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.arch.architecture import Architecture, Firmware, Layouts, LinearMap, NoteFormat, StackArray
@@ -93,8 +95,7 @@ _FRAME_MASK = 0x001FFFFFFFFFF000
 """Bits 53 to 55 and 60 of an entry hold hash slots (asm/book3s/64/pgtable.h, ``_PAGE_PA_MAX`` 53)."""
 
 
-@dataclass(frozen=True)
-class PageTables:
+class PageTables(Struct, frozen=True, dict=True):
     """The levels below ``swapper_pg_dir``; ``sizes`` has the addresses of the variables that tell how wide each is."""
 
     memory: KernelMemory
@@ -148,8 +149,7 @@ _LOWEST_MAPPED = 1 << 63
 """BookE kernels before 6.1 had vmalloc at 0x8000000000000000."""
 
 
-@dataclass(frozen=True, slots=True)
-class BookePageTables:
+class BookePageTables(Struct, frozen=True):
     """The levels below ``swapper_pg_dir`` of e5500 and e6500 kernels: big endian, with kernel addresses of tables."""
 
     memory: KernelMemory

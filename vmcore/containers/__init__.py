@@ -6,14 +6,14 @@ and split sets are layers below or beside them, so that each container works in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 ByteOrder = Literal["big", "little"]
 
 
-@dataclass(frozen=True, slots=True)
-class Utsname:
+class Utsname(Struct, frozen=True):
     """The six strings of ``struct new_utsname`` that a main header carries; empty where the writer left them out."""
 
     sysname: str
@@ -24,8 +24,7 @@ class Utsname:
     domainname: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerFacts:
+class ContainerFacts(Struct, frozen=True):
     """What the headers of a dump say.
 
     ``byte_order`` is that of headers and notes; ``word_bytes`` that of the dumped kernel as far as the headers tell (4

@@ -10,9 +10,10 @@ import heapq
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import FailureCode
 from crashbeam.vmcore.byte_source import ByteSource
@@ -37,8 +38,7 @@ _EXCLUDED: Final = -1
 """In place of a file offset: bytes between p_filesz and p_memsz."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Class:
+class _Class(Struct, frozen=True):
     """Where an ELF class keeps what is needed (System V ABI, chapters 4 and 5)."""
 
     header: str
@@ -57,8 +57,7 @@ _CLASSES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(Struct, frozen=True):
     kind: int
     offset: int
     physical: int
@@ -70,8 +69,7 @@ _Range = tuple[int, int, int]
 """Physical start and end, and the file offset of the start or ``_EXCLUDED``."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(Struct, frozen=True):
     byte_order: ByteOrder
     elf_class: _Class
     machine: int

@@ -53,6 +53,7 @@ class KdumpContainer:
         self._two_bitmaps = _has_two_bitmaps(main, sub.max_pfn)
         self.main_header = main
         self.sub_header = sub
+        self._start_pfn, self._end_pfn = sub.start_pfn, sub.end_pfn
         self._block_size = main.block_size
         self._unpack = struct.Struct((">" if main.byte_order == "big" else "<") + "qIIQ").unpack_from
         self._descriptors_at = main.descriptors_at
@@ -76,8 +77,7 @@ class KdumpContainer:
 
     def read_page(self, pfn: int) -> bytes:
         """The ``block_size`` bytes of physical page ``pfn``. Raises PageError, whose ``status`` tells why not."""
-        sub = self.sub_header
-        if not sub.start_pfn <= pfn < sub.end_pfn:
+        if not self._start_pfn <= pfn < self._end_pfn:
             raise self._outside(pfn)
         index = self._stored.index_of(pfn)
         if index is None:

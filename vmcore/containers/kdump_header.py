@@ -6,8 +6,9 @@ agree with each other is taken.
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import FailureCode
 from crashbeam.vmcore.containers import ByteOrder, Utsname
@@ -27,8 +28,7 @@ _UTSNAME_STRING_BYTES: Final = 65
 _UTSNAME_PADDING: Final = slice(402, 408)
 
 
-@dataclass(frozen=True, slots=True)
-class MainHeader:
+class MainHeader(Struct, frozen=True):
     """``struct disk_dump_header``.
 
     ``wide`` says that its timeval has 64-bit members (status at byte 424 instead of 412).
@@ -57,8 +57,7 @@ class MainHeader:
         return (1 + self.sub_header_blocks + self.bitmap_blocks) * self.block_size
 
 
-@dataclass(frozen=True, slots=True)
-class SubHeader:
+class SubHeader(Struct, frozen=True):
     """``struct kdump_sub_header``. Offsets are of the file; what the header's version does not have yet is zero."""
 
     word_bytes: int
@@ -74,8 +73,7 @@ class SubHeader:
     max_pfn: int
 
 
-@dataclass(frozen=True, slots=True)
-class _MainLayout:
+class _MainLayout(Struct, frozen=True):
     wide: bool
     byte_order: ByteOrder
     time: struct.Struct
@@ -92,8 +90,7 @@ _MAIN_LAYOUTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _SubLayout:
+class _SubLayout(Struct, frozen=True):
     word_bytes: int
     packed: bool
     fields: str

@@ -8,8 +8,10 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.vmcore.byte_source import FileSource
 from crashbeam.vmcore.containers import ContainerFacts
@@ -33,20 +35,22 @@ _MAX_PARTS: Final = 1024
 _MAX_FILES_LOOKED_AT: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class SplitKey:
-    """Equal for the parts of one set in one folder: ``set_id`` is a digest of the main header and the notes.
-
-    ``start_pfn`` is where this part begins; it takes no part in the comparison.
-    """
+class SplitKey(Struct, frozen=True):
+    """Equal for the parts of one set in one folder: ``set_id`` is a digest of the main header and the notes."""
 
     folder: str
     set_id: bytes
-    start_pfn: int = field(compare=False)
 
 
-def split_key(path: str) -> SplitKey | None:
-    """The key of a part of a split set; ``None`` for any other file, and for one whose headers cannot be read.
+class SplitPart(Struct, frozen=True):
+    """A file of a split set: whose part it is, and the page that it begins at."""
+
+    key: SplitKey
+    start_pfn: int
+
+
+def split_part(path: str) -> SplitPart | None:
+    """What part of a split set a file is; ``None`` for any other file, and for one whose headers cannot be read.
 
     Reads the headers and notes only.
     """
@@ -55,7 +59,7 @@ def split_key(path: str) -> SplitKey | None:
     except VmcoreError:
         return None
     try:
-        return _key(source, os.path.dirname(os.path.abspath(path)))
+        return _part(source, os.path.dirname(os.path.abspath(path)))
     except VmcoreError:
         return None
     finally:
@@ -63,7 +67,7 @@ def split_key(path: str) -> SplitKey | None:
 
 
 def may_be_part(first_bytes: bytes, read: Callable[[int, int], bytes]) -> bool:
-    """Whether a file may be a part of a split set: ``False`` is certain, and costs a tenth of ``split_key``.
+    """Whether a file may be a part of a split set: ``False`` is certain, and costs a tenth of ``split_part``.
 
     ``first_bytes`` is the file's first ``MAIN_HEADER_BYTES``; ``read(offset, size_bytes)`` gives bytes of the file.
     """
@@ -83,7 +87,7 @@ def _possible_block_sizes(main_header: bytes) -> set[int]:
     return {size for size in sizes if 0 < size <= MAX_BLOCK_BYTES and size & (size - 1) == 0}
 
 
-def _key(source: FileSource, folder: str) -> SplitKey | None:
+def _part(source: FileSource, folder: str) -> SplitPart | None:
     first = source.read(0, MAIN_HEADER_BYTES)
     if not may_be_part(first, source.read):
         return None
@@ -95,7 +99,7 @@ def _key(source: FileSource, folder: str) -> SplitKey | None:
         return None
     digest = hashlib.blake2b(first, digest_size=16)
     digest.update(source.read(sub.notes_at, sub.notes_bytes))
-    return SplitKey(folder, digest.digest(), sub.start_pfn)
+    return SplitPart(SplitKey(folder, digest.digest()), sub.start_pfn)
 
 
 def find_parts(path: str) -> tuple[str, ...]:
@@ -103,11 +107,11 @@ def find_parts(path: str) -> tuple[str, ...]:
 
     ``(path,)`` for a file that belongs to none. At most 4,096 files of the folder are looked at.
     """
-    key = split_key(path)
-    if key is None:
+    part = split_part(path)
+    if part is None:
         return (path,)
     folder = os.path.dirname(path)
-    found = [(key.start_pfn, path)]
+    found = [(part.start_pfn, path)]
     try:
         with os.scandir(folder or ".") as entries:
             names = sorted(entry.name for _, entry in zip(range(_MAX_FILES_LOOKED_AT), entries, strict=False))
@@ -117,10 +121,10 @@ def find_parts(path: str) -> tuple[str, ...]:
         other = os.path.join(folder, name)
         if other == path or len(found) == _MAX_PARTS:
             continue
-        other_key = split_key(other)
-        if other_key is not None and other_key == key and not os.path.samefile(other, path):
-            found.append((other_key.start_pfn, other))
-    return tuple(part for _, part in sorted(found))
+        other_part = split_part(other)
+        if other_part is not None and other_part.key == part.key and not os.path.samefile(other, path):
+            found.append((other_part.start_pfn, other))
+    return tuple(name for _, name in sorted(found))
 
 
 class SplitContainer:

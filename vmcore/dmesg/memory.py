@@ -2,8 +2,9 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from crashbeam.schemas.clean import clean_text
 from crashbeam.vmcore.errors import PageError, SymbolError, TranslationError
@@ -22,12 +23,13 @@ _PIECE_BYTES = 4096
 _MAX_STRUCT_BYTES = 4096
 _MAX_LINES_OF_RECORD = 256
 
+_LEVELS = {"big": tuple(byte & 7 for byte in range(256)), "little": tuple(byte >> 5 for byte in range(256))}
+"""The first member of a bit field stands in the byte order's first bits."""
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _UNREADABLE = (PageError, TranslationError)
 
 
-@dataclass(slots=True)
-class Losses:
+class Losses(Struct):
     """Records that were met and have no line: counted while a log is read.
 
     ``half_written``: their writer was stopped. ``unreadable``: their page is not in the dump, or what stands there is
@@ -57,11 +59,13 @@ class Losses:
 class LogMemory:
     """A kernel's memory with its names and layouts: those of the profile, else those that VMCOREINFO has.
 
+    ``levels`` has the syslog level for each value of the byte ``u8 flags:5, level:3`` of a record.
     Methods raise SymbolError for what neither has, and what memory raises.
     """
 
     def __init__(self, memory: KernelMemory, profile: KernelProfile | None, info: Vmcoreinfo | None) -> None:
         self.kernel_memory = memory
+        self.levels = _LEVELS[memory.byte_order]
         self.losses = Losses()
         self._profile = profile
         self._info = info
@@ -171,12 +175,6 @@ class LogMemory:
             pieces.append(self.read(address, piece_bytes) or UNREADABLE * piece_bytes)
             address += piece_bytes
         return b"".join(pieces), False
-
-    def level_of(self, flags_and_level: int) -> int:
-        """The syslog level in the byte ``u8 flags:5, level:3``, whose first member stands in the byte order's first
-        bits.
-        """
-        return flags_and_level & 7 if self.kernel_memory.byte_order == "big" else flags_and_level >> 5
 
 
 def lines_of(text: bytes) -> list[str]:

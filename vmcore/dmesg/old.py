@@ -68,7 +68,7 @@ class StructuredRecords:
             if UNREADABLE in self._data[place : place + 8]:
                 # Of a header over the edge of a page the time may be missing, and the rest be there.
                 time_ns = _NO_TIME
-        level, time_ns = self._memory.level_of(level), int64(time_ns)
+        level, time_ns = self._memory.levels[level], int64(time_ns)
         return [LogLine(sequence, time_ns, caller[0] if caller else None, level, line) for line in lines_of(text)]
 
     def _find_records(self) -> "array[int]":

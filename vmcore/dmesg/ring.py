@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
-from crashbeam.schemas.clean import int64
 from crashbeam.vmcore.dmesg.memory import BATCH_RECORDS, MAX_LOG_BYTES, MAX_RECORDS, LogMemory, lines_of
 from crashbeam.vmcore.errors import FormatError
 from crashbeam.vmcore.log_line import LogLine
@@ -21,6 +20,8 @@ _COMMITTED, _FINALIZED, _REUSABLE = 1, 2, 3
 _NO_TEXT: Final = 3
 """NO_LPOS: both positions of a record without text. Any other odd position is that of a text that found no room."""
 _MAX_SEQUENCE: Final = (1 << 63) - 1
+_MAX_TIME_NS: Final = (1 << 63) - 1
+"""What fits a column of a store."""
 _MAX_RUN_BYTES = 1024 * BATCH_RECORDS
 """Of text that is read at once for a batch: a record has some 70."""
 _MAX_COUNT_BITS = 26
@@ -106,7 +107,7 @@ class LocklessRing:
 
     def _read_batch(self, first: int, count: int) -> tuple[list[LogLine], int]:
         """The lines of ``count`` records from id ``first``, and the bytes of text that they have."""
-        losses, level_of = self._memory.losses, self._memory.level_of
+        losses, levels = self._memory.losses, self._memory.levels
         mask, shift = self._id_mask, self._state_shift
         lines: list[LogLine] = []
         text_bytes = 0
@@ -135,8 +136,11 @@ class LocklessRing:
                     continue
                 text_bytes += len(text)
                 sequence, time_ns, _, level, caller = info
-                time_ns, level = int64(time_ns), level_of(level)
-                lines += [LogLine(sequence, time_ns, caller, level, line) for line in lines_of(text)]
+                known_time_ns = time_ns if time_ns <= _MAX_TIME_NS else None
+                line, *others = lines_of(text)
+                lines.append(LogLine(sequence, known_time_ns, caller, levels[level], line))
+                if others:
+                    lines += [LogLine(sequence, known_time_ns, caller, levels[level], other) for other in others]
             elif state != _REUSABLE:
                 losses.half_written += 1
         return lines, text_bytes

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import CrashClass, GradeReason
 from crashbeam.vmcore.dmesg.text import parse_log_text
@@ -63,8 +64,7 @@ _JOURNAL = r"^(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\d\d-\d\dT[\d:.,+-]{8,26}Z
 _LAST_UNLOADED = r".*\[last unloaded: (?P<unloaded>[\w-]+)"
 
 
-@dataclass(frozen=True, slots=True)
-class Oops:
+class Oops(Struct, frozen=True):
     """One report in the log.
 
     ``at_line`` counts the lines given from 0; ``lines`` are those from its header (from the line that refines it, where

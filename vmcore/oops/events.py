@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from crashbeam.vmcore.log_line import LogLine
 from crashbeam.vmcore.oops.formats import HEAD_LENGTH, Format, Kind, OopsFormats
@@ -28,8 +29,7 @@ _NS_PER_SECOND = 1_000_000_000
 _PANIC = "Kernel panic - not syncing"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """A line of a known format. ``details`` are its groups, ``context`` is who printed it."""
 
     at: int
@@ -40,8 +40,7 @@ class Event:
     text: str
 
 
-@dataclass(slots=True)
-class Start:
+class Start(Struct):
     """A report: its header and the lines that were found to belong to it."""
 
     header: Event

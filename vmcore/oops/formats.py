@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.errors import FormatError
@@ -43,12 +44,11 @@ class Kind(StrEnum):
     """The report of its context is whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableFile:
+class TableFile(Struct, frozen=True):
     """A file of the table, for what is to be said of it."""
 
     name: str
-    text: str = field(repr=False)
+    text: str
 
     def complaint(self, text: str, problem: str) -> FormatError:
         """What is wrong with ``text``, with file and line."""
@@ -57,12 +57,11 @@ class TableFile:
         return FormatError(f"{self.name}:{line}: {text!r} {problem}", hint="correct the file")
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """A regular expression, compiled when first used."""
 
     text: str
-    file: TableFile = field(repr=False)
+    file: TableFile
 
     def match(self, line: str) -> re.Match[str] | None:
         """The match at the line's beginning. Raises FormatError for an expression that is wrong."""
@@ -81,8 +80,7 @@ def _compile(text: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Struct, frozen=True):
     """One way in which the kernel reports something. The keys are those of the table's file, explained there."""
 
     name: str
@@ -106,8 +104,7 @@ class Format:
     alternatives: tuple[str, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClassTitle:
+class ClassTitle(Struct, frozen=True):
     """How crashes of a class are named. A part in brackets is left out where one of its fields is not known."""
 
     title: str
@@ -115,15 +112,14 @@ class ClassTitle:
     place_from_text: bool
 
 
-@dataclass(frozen=True, slots=True)
-class OopsFormats:
+class OopsFormats(Struct, frozen=True):
     """The whole table: the formats by the first characters of their lines, and the titles."""
 
     by_name: Mapping[str, Format]
     by_head: Mapping[str, tuple[Format, ...]]
     refinements: tuple[Format, ...]
     titles: Mapping[CrashClass, ClassTitle]
-    text: str = field(repr=False)
+    text: str
     """The files as they were read: what a digest of the rules covers."""
 
 

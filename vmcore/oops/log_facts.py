@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from crashbeam.vmcore.limits import MAX_MODULES
 from crashbeam.vmcore.log_line import LogLine
@@ -19,8 +20,7 @@ _MAX_TEXT_LENGTH = 4096
 _NS_PER_SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class LogFacts:
+class LogFacts(Struct, frozen=True):
     """``hardware``: the text of ``Hardware name:``. ``taint``: the letters at the log's last report; ``taint_before``:
     those at the first, before the crash added its own (``""``: not tainted). ``uptime_seconds``: the last time stamp.
     ``modules`` as in ``Modules linked in:``, without their marks, ``last_unloaded`` the one in its brackets.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 MAX_TRACE_LINES = 512
 _HEADING = "Call Trace:"
@@ -26,8 +27,7 @@ _SAME_NAMES = ("NIP", "LR", "CTR", "REGS", "TRAP", "MSR", "CR", "XER", "DAR", "D
 _NAMES = {name: name.lower() for name in _SAME_NAMES} | {"DEAR": "dar", "ESR": "dsisr", "IRQMASK": "softe"}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A place in code as the kernel writes it: ``F+0x10/0x20 [module]``; all ``None`` where it had no symbol."""
 
     function: str | None = None
@@ -35,8 +35,7 @@ class Place:
     module: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TraceLine:
+class TraceLine(Struct, frozen=True):
     """A line of a ``Call Trace:``; one of an interrupt has only ``vector``, and the place that was interrupted."""
 
     stack_pointer: int | None
@@ -48,8 +47,7 @@ class TraceLine:
     vector: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterBlock:
+class RegisterBlock(Struct, frozen=True):
     """A block of registers, by the names of a report (``regs``: where they were saved), and what NIP and LR lie in."""
 
     registers: Mapping[str, int]

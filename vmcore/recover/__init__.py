@@ -13,9 +13,12 @@ after ``crash_save_cpu()``. On 64-bit book3s the IPI is a system reset, which ha
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CpuMode, RegistersFrom, StackKind
 from crashbeam.schemas.crash_report import Stack as StackRecord
@@ -41,8 +44,7 @@ _NMI_TOP_BYTES = 2048
 _MOST_HITS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class OopsRegisters:
+class OopsRegisters(Struct, frozen=True):
     """What the kernel's log says of the CPU that crashed: registers in the order of ``pt_regs``, ``None`` for what the
     text lacks, and the lines of its call trace as (stack pointer, address), innermost first.
     """
@@ -52,8 +54,7 @@ class OopsRegisters:
     trace: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LostCpu:
+class LostCpu(Struct, frozen=True):
     """An online CPU without registers: its current task and its stacks, as far as they are known."""
 
     cpu: int
@@ -64,8 +65,7 @@ class LostCpu:
     oops: OopsRegisters | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(Struct, frozen=True):
     """What was recovered of one CPU. ``context`` has the registers of frame 0, where they are known; ``by_crash_ipi``:
     they are what the crash IPI interrupted, so the CPU answered it.
     """
@@ -240,7 +240,8 @@ def _with_known_registers(stack: StackRecord, unwinder: Unwinder, oops: OopsRegi
     if first.exception is None:
         return stack
     registers = {name: text for name, text in first.exception.registers.items() if known[name] is not None}
-    return replace(stack, frames=(replace(first, exception=replace(first.exception, registers=registers)), *others))
+    exception = dataclasses.replace(first.exception, registers=registers)
+    return dataclasses.replace(stack, frames=(dataclasses.replace(first, exception=exception), *others))
 
 
 def _word_at(unwinder: Unwinder, address: int) -> int | None:

@@ -8,7 +8,7 @@ itself, and functions that store no LR, or not yet (shrink-wrapped ones).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from crashbeam.vmcore.arch.architecture import Architecture
 from crashbeam.vmcore.arch.code import MAX_FUNCTION_BYTES
@@ -24,8 +24,7 @@ _MOST_NESTED = 24
 """Bounds for made-up code: of functions that go on in each other, and of those that call each other without a trace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(Struct, frozen=True):
     """What may run without leaving a trace: ``loops``, the function goes round by itself; ``returns``, it may return;
     ``callees``, the functions that it may call and that go round without a trace; ``calls_unknown``, it may call
     through a register.
@@ -42,8 +41,7 @@ class Reach:
         return self.loops or bool(self.callees) or self.calls_unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(Struct, frozen=True):
     """The functions that may own a frame, as far as the code tells; ``is_open``: there may be others."""
 
     functions: tuple[Function, ...]

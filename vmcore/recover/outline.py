@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from itertools import islice
+
+from msgspec import Struct
 
 from crashbeam.vmcore.arch import ARCHITECTURES
 from crashbeam.vmcore.arch.instructions import Instruction, Kind, signed
@@ -44,8 +45,7 @@ class Turn(IntEnum):
     READS_LR = 9
 
 
-@dataclass(frozen=True, slots=True)
-class TurnAt:
+class TurnAt(Struct, frozen=True):
     """A turn: the index of its instruction, and of those it leads to (outside the function of calls)."""
 
     index: int
@@ -53,8 +53,7 @@ class TurnAt:
     targets: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """What one function's code says. ``count`` is the number of its words; targets are indexes, counted from its start.
 
     ``frame_sizes`` are in bytes; ``saved_places``, in bytes from the caller's frame, are where the first instructions

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import StackKind
 from crashbeam.vmcore.errors import VmcoreError
@@ -45,8 +47,7 @@ _NOBODY = Owners((), is_open=False)
 _ANYBODY = Owners((), is_open=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """A frame on the way down: its function and the return address of its last call that left a trace (``None`` where
     there was none), and the exception frame's registers if it is one. ``is_proven`` says that no other remains of a
     frame lie there which could be those of the same call.

@@ -6,7 +6,8 @@ The steps and the lists are told in ``docs/signatures.md``; ``explanation`` tell
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.clean import clean_text
 from crashbeam.schemas.codes import CrashClass, Grade, GradeReason, StackKind
@@ -32,8 +33,7 @@ _MAX_DETAIL_CHARACTERS = 200
 _NUMBERS = re.compile(r"\b(?:0x)?[0-9a-f]{6,}\b|\b\d+\b", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """A signature with the titles of its crash, and the steps that led to it, one a line."""
 
     signature: Signature
@@ -109,8 +109,7 @@ def element(name: FunctionName, rules: Rules) -> str:
     return f"{name.function} [{name.module}]" if generic else name.function
 
 
-@dataclass(frozen=True, slots=True)
-class _Keys:
+class _Keys(Struct, frozen=True):
     """What stands in the three keys beside the class."""
 
     id: tuple[str, ...]
@@ -135,8 +134,7 @@ def _oopses(report: CrashReport, rules: Rules) -> tuple[Oops, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decided:
+class _Decided(Struct, frozen=True):
     """The class, and how it is known; ``oops`` is the log's report where that tells of the cause."""
 
     oops: Oops | None

@@ -1,7 +1,9 @@
 """Whose stack a signature is made from: not always the panicking CPU's, and never another's than the one to blame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import BlamedWhy, CrashClass, GradeReason
 from crashbeam.schemas.crash_report import Blamed, Cpu, CrashReport
@@ -14,8 +16,7 @@ from crashbeam.vmcore.signature.walk import Start, Walk, find_start, walk
 NO_STACK = Points((), reaches_end=False)
 
 
-@dataclass(frozen=True, slots=True)
-class BlamedStack:
+class BlamedStack(Struct, frozen=True):
     """The stack to blame, where the crash began on it, and what it says; ``reasons`` against it."""
 
     blamed: Blamed

@@ -3,8 +3,9 @@ made of; and the class of a crash of which no text is left.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.signature.names import FunctionName
@@ -23,8 +24,7 @@ class Key(Enum):
     """All crashes of the class are one."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClassRule:
+class ClassRule(Struct, frozen=True):
     """How a class is signed. ``vectors``: the exceptions at which its stacks begin (``begins_at_any``: all will do;
     ``is_certain_to``: always at one). ``is_stall``: the text says which CPU is to blame; ``uses_anchors``: the
     innermost function is a chance sample; ``details``: the text's words that make its key.

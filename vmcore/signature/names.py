@@ -5,8 +5,9 @@ Names come from symbol tables and from the kernel's own printed traces, of any a
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 MAX_NAME_CHARACTERS = 512
 """``KSYM_NAME_LEN`` of the newest kernels: what is longer is no symbol."""
@@ -26,8 +27,7 @@ _BPF_PROGRAM = re.compile(r"bpf_prog_[0-9a-f]{6,}(?:_(\w+))?$")
 _NUMBERED = re.compile(r"\.\d+$")
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionName:
+class FunctionName(Struct, frozen=True):
     """A function by its normalised name, and the module that it is in (``None``: the kernel itself)."""
 
     function: str

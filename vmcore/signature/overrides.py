@@ -15,9 +15,10 @@ and reason; it holds for reports to come. An override moves a report to another 
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _FIELDS = {"merge": {"ids", "into", "author", "reason"}, "ignore": {"ids", "author", "reason"}}
@@ -27,8 +28,7 @@ class RulesError(ValueError):
     """A list or an override that cannot be used: one line that says where and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
+class Override(Struct, frozen=True):
     """One decision: ``into`` is the bucket that the signature ``id`` goes to, ``None`` where it is ignored."""
 
     id: str
@@ -37,8 +37,7 @@ class Override:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Struct, frozen=True):
     """All decisions, by the signature id that each is about."""
 
     merges: Mapping[str, Override] = field(default_factory=dict)

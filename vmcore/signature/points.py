@@ -3,7 +3,9 @@ kernel's log.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import Cpu, Frame
@@ -21,8 +23,7 @@ _USER_VECTORS = frozenset({0xC00, 0x3000})
 _LINES_OF_R0 = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """The registers at an exception. ``vector`` 0: they were saved by a function of the crash path, no exception."""
 
     vector: int
@@ -32,8 +33,7 @@ class Context:
     msr: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     """One function of a stack. ``context``: an exception interrupted it here (or its CPU was saved here)."""
 
     name: FunctionName | None
@@ -45,8 +45,7 @@ class Point:
     stack_pointer: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
+class Points(Struct, frozen=True):
     """A stack's functions; ``reaches_end``: the walk stopped where the stack ends, not where it could not go on."""
 
     points: tuple[Point, ...]

@@ -8,11 +8,12 @@ names, whose lines are added, and ``overrides.toml`` (``signature_overrides.py``
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from crashbeam.vmcore.errors import FormatError
 from crashbeam.vmcore.oops.formats import OopsFormats, load_formats, shipped_formats
@@ -49,8 +50,7 @@ class _Folder(Protocol):
     def read_text(self, encoding: str) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A line of a list: a pattern, why it stands there, and where that is."""
 
     pattern: str
@@ -59,8 +59,7 @@ class Line:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """All lists, compiled, and the table of the log's texts. ``digest``: BLAKE2b-128 in hex over the patterns, not over
     how they are laid out, and over the table.
     """
@@ -70,7 +69,7 @@ class Rules:
     formats: OopsFormats
     digest: str
     overrides: Overrides = NO_OVERRIDES
-    _names: dict[tuple[str, str | None], FunctionName | None] = field(default_factory=dict, repr=False, compare=False)
+    _names: dict[tuple[str, str | None], FunctionName | None] = field(default_factory=dict)
 
     def has(self, name_list: str, name: FunctionName) -> bool:
         """Whether the list names the function. One of a module is named with it: ``name [module]``."""

@@ -3,7 +3,9 @@ walk ends, which function is the culprit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.signature.classes import ASYNCHRONOUS, rule_of
@@ -17,8 +19,7 @@ RECURSIVE_PERIODS = 3
 MAX_SEQUENCE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Where a crash began on a stack: ``place`` counts its functions from 0. ``by_nip``: the text's NIP decided."""
 
     place: int
@@ -26,8 +27,7 @@ class Start:
     by_nip: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(Struct, frozen=True):
     """The relevant functions from the start outward, and of them the ``culprit`` and the key's (by their place).
 
     ``ended``: the walk came to where something new begins. ``fell_back``: no function is relevant, so that the first

@@ -1,8 +1,10 @@
 """What any source of symbols gives: one kernel build's names, addresses and layouts, ready to become a profile."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
@@ -19,8 +21,7 @@ ARCHES: Mapping[Arch, tuple[int, ByteOrder]] = {"ppc32": (4, "big"), "ppc64": (8
 _TEXT_BOUNDS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledKernel:
+class CompiledKernel(Struct, frozen=True):
     """One kernel build. ``text`` is sorted by address, one name each; every name lies in one of ``text_ranges``.
 
     ``banner`` is the text of ``linux_banner`` without its newline; ``variables`` holds the addresses of data symbols;

@@ -6,9 +6,10 @@ Addresses are those at which the kernel ran, as those of VMCOREINFO are.
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError, VmcoreError
@@ -37,8 +38,7 @@ _BTF_HEADER: Final = {
 """Magic, version, flags, bytes of the header, and that the types follow it (``include/uapi/linux/btf.h``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class DumpSymbols:
+class DumpSymbols(Struct, frozen=True):
     """The kernel in a dump. ``problem`` says why there are no layouts though the kernel has BTF: another dump of the
     same build may give them.
     """

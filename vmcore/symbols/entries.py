@@ -7,8 +7,9 @@ passed over, however many units have it: at a fixed size, past all children by D
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.leb128 import uleb
@@ -53,8 +54,7 @@ _DECLARED = re.compile(
 _DW_UT_COMPILE, _DW_UT_PARTIAL = 1, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """What a unit's header says of the entries in it."""
 
     version: int
@@ -63,8 +63,7 @@ class Shape:
     byte_order: Literal["big", "little"]
 
 
-@dataclass(frozen=True, slots=True)
-class Abbreviation:
+class Abbreviation(Struct, frozen=True):
     """The form of some entries. ``attributes`` holds (attribute, form), ``constants`` what DW_FORM_implicit_const says.
 
     Places in an entry are counted from the end of its code.
@@ -89,8 +88,7 @@ class Abbreviation:
     """Whether it has addresses, and is not what others are instances of (DW_AT_inline)."""
 
 
-@dataclass(slots=True)
-class Abbreviations:
+class Abbreviations(Struct):
     """The abbreviations of a file, by their section and by the bytes of each."""
 
     section: bytes
@@ -189,8 +187,7 @@ def _size_of(form: int, shape: Shape) -> int | None:
     return shape.offset_bytes if size == _OFFSET_BYTES else size
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """A compile unit in ``.debug_info``: [start, end), its first entry, and where its abbreviations are."""
 
     start: int

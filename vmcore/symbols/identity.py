@@ -6,8 +6,9 @@ A compressed vmlinux need not be unpacked whole for that: its program headers sa
 
 import re
 import struct
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from crashbeam.vmcore.symbols import compressed
 from crashbeam.vmcore.symbols.compiled import Arch, ByteOrder
@@ -41,8 +42,7 @@ class FileKind(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A file's kind and the kernel build that it belongs to, as far as it says."""
 
     kind: FileKind

@@ -3,10 +3,11 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.identity import FileKind, identify
@@ -21,8 +22,7 @@ _MAX_DEPTH = 3
 _PASSED_OVER = (".ko", ".ko.xz", ".ko.gz", ".ko.zst", ".o", ".json", ".jsonl", ".txt", ".md", ".html")
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolFile:
+class SymbolFile(Struct, frozen=True):
     """A file that may hold symbols, as it was listed."""
 
     path: str
@@ -30,8 +30,7 @@ class SymbolFile:
     modified_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(Struct, frozen=True):
     """What is known of such a file.
 
     ``compiled`` names the profile in the cache that was made of it, ``richness`` is that profile's.
@@ -46,8 +45,7 @@ class IndexEntry:
     richness: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Saved:
+class _Saved(Struct, frozen=True):
     version: int
     entries: dict[str, IndexEntry]
 

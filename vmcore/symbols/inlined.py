@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import entries
@@ -33,8 +34,7 @@ _END_OF_LIST, _BASE_INDEX, _START_END_INDEXES, _START_INDEX_LENGTH, _OFFSETS, _B
 """DW_RLE_end_of_list to start_length (DWARF 5, section 7.25)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntrySections:
+class EntrySections(Struct, frozen=True):
     """The sections that entries refer to, each empty if the file lacks it."""
 
     info: bytes
@@ -46,8 +46,7 @@ class EntrySections:
     range_lists: bytes
 
 
-@dataclass(slots=True)
-class InlinedCalls:
+class InlinedCalls(Struct):
     """The inlined calls of a kernel, and which is the innermost at each place of its text.
 
     A call is (the call that it lies in, function, file, line), numbered from 1; ``innermost`` holds numbers, 0 for

@@ -19,9 +19,10 @@ low 7 bits and the next byte << 7) and so many numbers of tokens, whose texts ma
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.compiled import ByteOrder
@@ -41,8 +42,7 @@ _CODES_AT_ONCE: Final = 1 << 14
 _SEPARATOR, _NOTHING = TOKENS, TOKENS + 1
 
 
-@dataclass(frozen=True, slots=True)
-class KallsymsTables:
+class KallsymsTables(Struct, frozen=True):
     """Where the tables are: addresses, but ``count`` is the number of symbols.
 
     ``values`` are u32 offsets if there is a ``relative_base``, else the symbols' addresses themselves.
@@ -56,16 +56,14 @@ class KallsymsTables:
     relative_base: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Kallsyms:
+class Kallsyms(Struct, frozen=True):
     """All symbols by rising address. An entry is the type letter of nm(1) and the name, as ``Tstart_kernel``."""
 
     addresses: Sequence[int]
     entries: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class WordFormat:
+class WordFormat(Struct, frozen=True):
     """Size of a kernel's word, and its byte order."""
 
     word_bytes: int

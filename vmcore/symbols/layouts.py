@@ -1,11 +1,11 @@
 """The structs and members that crashbeam reads from a kernel's memory, and where a kernel build keeps them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """A member of a struct: ``offset`` from the start of the struct and ``size``, both in bytes.
 
     ``count`` is the number of elements if the member is an array (``size`` is that of all of them), else ``None``.
@@ -16,8 +16,7 @@ class Field:
     count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StructLayout:
+class StructLayout(Struct, frozen=True):
     """A struct, union or typedef of one kernel build: its size in bytes, and the members that were wanted and found."""
 
     size: int

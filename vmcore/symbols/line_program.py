@@ -7,10 +7,11 @@ regular expression; what a row tells beside address, file and line is passed ove
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Literal
+
+from msgspec import Struct
 
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.leb128 import uleb
@@ -33,8 +34,7 @@ _MAX_FORMATS = 64
 _MAX_ENTRIES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LineSections:
+class LineSections(Struct, frozen=True):
     """What line programs are made of."""
 
     line: bytes
@@ -43,8 +43,7 @@ class LineSections:
     byte_order: Literal["big", "little"]
 
 
-@dataclass(frozen=True, slots=True)
-class LineProgram:
+class LineProgram(Struct, frozen=True):
     """The line program of a compile unit. ``files`` holds (folder, name), numbered from 0 as rows and calls do.
 
     The folder of a file may be relative, to that of the unit.

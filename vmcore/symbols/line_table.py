@@ -22,7 +22,8 @@ the calls and strings that it leads to.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crashbeam.schemas.crash_report import Inlined, SourceLine
 from crashbeam.vmcore.errors import SymbolError
@@ -44,8 +45,7 @@ _LINE_MIDDLE = 3
 _FAR_LINE = 7
 
 
-@dataclass(frozen=True, slots=True)
-class PackedLines:
+class PackedLines(Struct, frozen=True):
     """A line table as the sections of a profile hold it: four columns of u32, and two of bytes."""
 
     blocks: Sequence[int]

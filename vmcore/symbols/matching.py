@@ -1,7 +1,8 @@
 """When symbols belong to a dump: by build id, else by the exact banner, else by addresses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from crashbeam.schemas.codes import MatchedBy
 from crashbeam.vmcore.symbols.profile import KernelProfile
@@ -11,8 +12,7 @@ _NO_ADDRESS_OF_A_SYMBOL = frozenset(("mem_section", "vmemmap"))
 _MIN_EQUAL_SYMBOLS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class WantedKernel:
+class WantedKernel(Struct, frozen=True):
     """What a dump says of its kernel.
 
     ``vmcoreinfo_symbols`` are the SYMBOL() lines of VMCOREINFO, as the kernel was linked (less KERNELOFFSET);

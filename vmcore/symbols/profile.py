@@ -23,7 +23,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
@@ -31,6 +30,8 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.schemas.crash_report import SourceLine
@@ -58,8 +59,7 @@ _NAMES_RANK = (SymbolNames.NONE, SymbolNames.SYSTEM_MAP, SymbolNames.KALLSYMS, S
 _LAYOUTS_RANK = (SymbolLayouts.NONE, SymbolLayouts.BTF, SymbolLayouts.DWARF)
 
 
-@dataclass(frozen=True, slots=True)
-class TextSymbol:
+class TextSymbol(Struct, frozen=True):
     """A function or label in the kernel's text: [start, end), up to the next symbol or the end of that text."""
 
     name: str
@@ -67,8 +67,7 @@ class TextSymbol:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(Struct, frozen=True):
     """The JSON header. ``sections`` holds (offset, size); ``digest`` is the BLAKE2b-128 of all that follows.
 
     ``tables`` is that of the names that were wanted when the profile was made.

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from crashbeam.schemas.codes import MatchedBy, SymbolNames, WarningCode
 from crashbeam.vmcore.errors import SymbolError
@@ -35,8 +36,7 @@ _MAX_ANSWERS = 256
 _MAX_NAMED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolSearch:
+class SymbolSearch(Struct, frozen=True):
     """What was found: a profile and how it was matched, or else a warning, whose message says what to do about it.
 
     What matches by ``addresses`` is yet to be confirmed by the caller: the dump's memory at
@@ -53,8 +53,7 @@ _Question = tuple[tuple[str, ...], str | None, str | None, str | None, frozenset
 _State = tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Hooks:
+class _Hooks(Struct):
     take_profile: Callable[[bytes], None] | None = None
 
 
