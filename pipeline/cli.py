@@ -3,7 +3,6 @@
 Nothing heavy is imported here: ``show`` must answer at once, and never imports Beam.
 """
 
-import logging
 from importlib import import_module
 
 import click
@@ -70,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PromiseBrokenError as error:
         return _say(str(error), PROMISE_BROKEN)
     except Exception as error:
+        import logging
+
         logging.getLogger(__name__).debug("defect", exc_info=True)
         return _say(f"a defect of crashbeam: {type(error).__name__}: {error} (--debug shows where)", DEFECT)
     return result if isinstance(result, int) else OK

@@ -7,8 +7,6 @@ import click
 
 from crashbeam.pipeline.exit_codes import FAILURES, OK
 from crashbeam.pipeline.options import (
-    ISOLATIONS,
-    RunOptions,
     config_option,
     debug_option,
     option,
@@ -16,6 +14,7 @@ from crashbeam.pipeline.options import (
     symbols_options,
 )
 from crashbeam.pipeline.rules import absolute_rules
+from crashbeam.pipeline.run_options import ISOLATIONS, RunOptions
 from crashbeam.pipeline.symbols import absolute_profiles, absolute_symbols
 from crashbeam.workers.limits import DEFAULT_LIMITS, Limits
 
@@ -98,6 +97,8 @@ def run(options: RunOptions) -> int:
     """Does what ``options`` say; the exit code. Raises WrongUseError, PromiseBrokenError."""
     from crashbeam.pipeline.run import run_to_parts
 
+    if not options.debug:
+        logging.basicConfig(level=logging.CRITICAL)
     counts = run_to_parts(options)
     if options.fail_on_failures and counts.failures:
         return FAILURES

@@ -3,49 +3,16 @@
 The first of the three wins. A TOML file holds options by their long names without the dashes (``workers = 4``).
 """
 
-import hashlib
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from msgspec import Struct
 
 from crashbeam.pipeline.exit_codes import WrongUseError
-from crashbeam.vmcore.facts import AnalysisOptions
-from crashbeam.workers.analysis import ANALYSE
-from crashbeam.workers.limits import Limits
 
 ENVIRONMENT_PREFIX = "CRASHBEAM_"
-ISOLATIONS = ("children", "none")
-DIGEST_BYTES = 16
 MAX_DMESG_LINES = 100_000
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class RunOptions(Struct, frozen=True):
-    """What ``crashbeam run`` was asked for; paths are absolute. ``analyse`` is no option of the command."""
-
-    inputs: tuple[str, ...]
-    output: str
-    symbols: tuple[str, ...]
-    profiles: str | None
-    sinks: tuple[str, ...]
-    workers: int
-    runner: str
-    isolation: str
-    limits: Limits
-    fail_on_failures: bool
-    retry_failures: bool
-    debug: bool
-    analyse: str = ANALYSE
-    dmesg_lines: int = 0
-    rules: str | None = None
-
-    @property
-    def analysis(self) -> AnalysisOptions:
-        """What a report may depend on."""
-        return AnalysisOptions(self.symbols, self.profiles, self.dmesg_lines, self.rules)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
@@ -114,22 +81,11 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
-def options_digest(options: RunOptions, symbols_digest: str, rules_digest: str) -> str:
-    """BLAKE2b-128, in hex, of what can change a record: symbols and rules by content, lines of the log, limits."""
-    limits = options.limits
-    fields = (
-        symbols_digest,
-        rules_digest,
-        options.dmesg_lines,
-        limits.cpu_seconds,
-        limits.wall_seconds,
-        limits.memory_bytes,
-    )
-    return hashlib.blake2b(repr(fields).encode(), digest_size=DIGEST_BYTES).hexdigest()
-
-
 def _configure_logging(_context: click.Context, _parameter: click.Parameter, debug: bool) -> None:
-    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG)
 
 
 def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:

@@ -7,12 +7,12 @@ from crashbeam.pipeline.inputs import list_inputs
 from crashbeam.pipeline.interrupts import end_on_signals
 from crashbeam.pipeline.load import load_into, read_finished_run
 from crashbeam.pipeline.manifest import Counts, write_manifest
-from crashbeam.pipeline.options import RunOptions, options_digest
 from crashbeam.pipeline.progress import print_summary, progress_bar
 from crashbeam.pipeline.quiet_beam import import_quietly
 from crashbeam.pipeline.retry import retry_failures
 from crashbeam.pipeline.rules import load_rules_of
 from crashbeam.pipeline.run_folder import RunFolder, count_ranges, open_run_folder
+from crashbeam.pipeline.run_options import RunOptions, options_digest
 from crashbeam.pipeline.sinks import open_sinks
 from crashbeam.pipeline.symbols import prepare_symbols
 from crashbeam.transforms.part_file import OutputError

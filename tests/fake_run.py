@@ -5,7 +5,7 @@ import sys
 from msgspec.structs import replace
 
 from crashbeam.pipeline import cli, command_run
-from crashbeam.pipeline.options import RunOptions
+from crashbeam.pipeline.run_options import RunOptions
 from tests import fake_analysis
 
 _run = command_run.run

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from crashbeam.pipeline.options import RunOptions
+from crashbeam.pipeline.run_options import RunOptions
 from crashbeam.transforms.part_file import read_part
 from crashbeam.vmcore.facts import DumpInput
 from crashbeam.workers.limits import Limits

@@ -6,21 +6,22 @@ logs need two or three of some hundred. A user's table is compiled whole, so tha
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+import crashbeam
 from crashbeam.schemas.codes import CrashClass
 from crashbeam.vmcore.errors import FormatError
 
+SHIPPED_FOLDER = Path(crashbeam.__file__).with_name("configs") / "signature"
+"""The rules that come with crashbeam."""
 FILE_NAME = "oops.toml"
 TWIN_NAME = "oops.json"
 HEAD_LENGTH = 4
@@ -126,12 +127,8 @@ class OopsFormats(Struct, frozen=True):
 @cache
 def shipped_formats() -> OopsFormats:
     """The table that comes with crashbeam: its twin in JSON, which is read in a tenth of the time."""
-    text = _shipped_file(TWIN_NAME).read_text(encoding="utf-8")
+    text = (SHIPPED_FOLDER / TWIN_NAME).read_text(encoding="utf-8")
     return _table([(TWIN_NAME, text)])
-
-
-def _shipped_file(name: str) -> Traversable:
-    return resources.files("crashbeam").joinpath("configs", "signature", name)
 
 
 def write_twin(folder: Path) -> None:
@@ -141,9 +138,10 @@ def write_twin(folder: Path) -> None:
 
 def twin_text() -> str:
     """What the twin of the shipped table has to hold."""
+    import json
     import tomllib
 
-    document = tomllib.loads(_shipped_file(FILE_NAME).read_text(encoding="utf-8"))
+    document = tomllib.loads((SHIPPED_FOLDER / FILE_NAME).read_text(encoding="utf-8"))
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -200,7 +198,7 @@ class _Reader:
 
     def __init__(self, file: TableFile) -> None:
         self._file = file
-        self._document = json.loads(file.text) if file.name == TWIN_NAME else _parse_toml(file)
+        self._document = msgspec.json.decode(file.text) if file.name == TWIN_NAME else _parse_toml(file)
         if unknown := set(self._document) - {"format", "class"}:
             raise file.complaint(min(unknown), "is neither 'format' nor 'class'")
 

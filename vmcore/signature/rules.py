@@ -9,14 +9,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import Struct, field
 
 from crashbeam.vmcore.errors import FormatError
-from crashbeam.vmcore.oops.formats import OopsFormats, load_formats, shipped_formats
+from crashbeam.vmcore.oops.formats import SHIPPED_FOLDER, OopsFormats, load_formats, shipped_formats
 from crashbeam.vmcore.signature.name_list import NameList
 from crashbeam.vmcore.signature.names import FunctionName, normalise
 from crashbeam.vmcore.signature.overrides import NO_OVERRIDES, Overrides, RulesError, read_overrides
@@ -40,14 +38,6 @@ _LINE = re.compile(r"(?P<pattern>\S.*?)\s{2,}#\s*(?P<reason>\S.*)")
 _GROUP = re.compile(r"\[[^\]]+\]")
 _ALIAS = re.compile(r"(?P<pattern>.*\S)\s+->\s+(?P<name>\S+)")
 _DIGEST_BYTES = 16
-
-
-class _Folder(Protocol):
-    """What lists are read from: a folder on disk, or one inside the installed package."""
-
-    def joinpath(self, child: str, /) -> "_Folder": ...
-    def is_file(self) -> bool: ...
-    def read_text(self, encoding: str) -> str: ...
 
 
 class Line(Struct, frozen=True):
@@ -100,7 +90,7 @@ class Rules(Struct, frozen=True):
 @cache
 def shipped_rules() -> Rules:
     """The lists that come with crashbeam."""
-    return _read((_shipped_folder(),), shipped_formats(), NO_OVERRIDES)
+    return _read((SHIPPED_FOLDER,), shipped_formats(), NO_OVERRIDES)
 
 
 def load_rules(folder: Path | None) -> Rules:
@@ -117,7 +107,11 @@ def load_rules(folder: Path | None) -> Rules:
         raise RulesError(f"{folder}: {error.strerror}") from error
     if not names:
         raise RulesError(f"{folder}: holds no lists of rules")
-    known = {OVERRIDES, *(f"{name}.txt" for name in (*NAME_LISTS, ALIASES)), *_shipped_names()}
+    known = {
+        OVERRIDES,
+        *(f"{name}.txt" for name in (*NAME_LISTS, ALIASES)),
+        *(path.name for path in SHIPPED_FOLDER.iterdir()),
+    }
     unknown = [name for name in names if name not in known]
     if unknown:
         raise RulesError(f"{folder / unknown[0]}: no such list; known are {', '.join(sorted(known))}")
@@ -129,7 +123,7 @@ def load_rules(folder: Path | None) -> Rules:
         formats = load_formats(folder)
     except FormatError as error:
         raise RulesError(error.message) from error
-    return _read((_shipped_folder(), folder), formats, overrides)
+    return _read((SHIPPED_FOLDER, folder), formats, overrides)
 
 
 def list_lines(text: str, where: str) -> Iterator[Line]:
@@ -151,15 +145,7 @@ def list_lines(text: str, where: str) -> Iterator[Line]:
         yield Line(found["pattern"], found["reason"], group, at)
 
 
-def _shipped_folder() -> _Folder:
-    return resources.files("crashbeam") / "configs" / "signature"
-
-
-def _shipped_names() -> set[str]:
-    return {entry.name for entry in (resources.files("crashbeam") / "configs" / "signature").iterdir()}
-
-
-def _read(folders: tuple[_Folder, ...], formats: OopsFormats, overrides: Overrides) -> Rules:
+def _read(folders: tuple[Path, ...], formats: OopsFormats, overrides: Overrides) -> Rules:
     lists = {}
     said = [formats.text]
     for name in NAME_LISTS:
@@ -173,8 +159,8 @@ def _read(folders: tuple[_Folder, ...], formats: OopsFormats, overrides: Overrid
     return Rules(lists, compiled, formats, digest, overrides)
 
 
-def _lines(folder: _Folder, name: str) -> Iterator[Line]:
-    file = folder.joinpath(f"{name}.txt")
+def _lines(folder: Path, name: str) -> Iterator[Line]:
+    file = folder / f"{name}.txt"
     if not file.is_file():
         return
     try:
