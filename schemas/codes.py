@@ -38,6 +38,7 @@ class Evidence(Code):
     """What ties a note to a CPU, strongest first."""
 
     CRASH_NOTES = "crash_notes", "the note equals the CPU's own crash_notes buffer"
+    CRASH_IPI = "crash_ipi", "the note's registers are those that the crash IPI interrupted on this CPU"
     PACA = "paca", "r13 is the PACA of the CPU"
     CURRENT_TASK = "current_task", "r2 is the task that runs on the CPU"
     THREAD_INFO_CPU = "thread_info_cpu", "the task in r2 says itself which CPU it runs on"
@@ -50,7 +51,7 @@ class NoteMethod(Code):
     """The weakest means that decided a CPU."""
 
     CRASH_NOTES = "crash_notes", "every CPU was decided from its own buffer"
-    WITNESSES = "witnesses", "at least one CPU was decided by registers, stack or pid"
+    WITNESSES = "witnesses", "at least one CPU was decided by the crash IPI, registers, stack or pid"
     ORDER = "order", "at least one CPU was decided by the order of the notes"
     NONE = "none", "no note was given to any CPU"
 

@@ -12,7 +12,12 @@ from tests.builders.board import note_of
 from tests.test_note_map_decisions import EMPTY, LOST, buffer_of, note
 
 PAGE = Path(__file__).parent.parent / "docs" / "notes.md"
-WITNESSES = (Evidence.PACA, Evidence.CURRENT_TASK, Evidence.THREAD_INFO_CPU, Evidence.STACK, Evidence.PR_PID)
+WITNESSES = (
+    *(Evidence.CRASH_IPI, Evidence.PACA, Evidence.CURRENT_TASK, Evidence.THREAD_INFO_CPU),
+    *(Evidence.STACK, Evidence.PR_PID),
+)
+AFTER = 1 + len(WITNESSES)
+"""The first column behind those of the witnesses."""
 NOTE, OTHER = note(0), note(7)
 BUFFERS = {
     "note 0": buffer_of(NOTE),
@@ -38,14 +43,14 @@ def rows() -> list[Row]:
     """The rows of the page; its columns are named as the witnesses are."""
     table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
-    assert head[1:6] == [witness.value for witness in WITNESSES]
+    assert head[1:AFTER] == [witness.value for witness in WITNESSES]
     return [
         Row(
             buffer=cells[0],
-            said={witness: int(cell) for witness, cell in zip(WITNESSES, cells[1:6], strict=True) if cell != "-"},
-            owner=None if cells[6] == "-" else int(cells[6]),
-            evidence=tuple(cells[7].replace("-", "").split()),
-            conflicts=tuple(cells[8].replace("-", "").split()),
+            said={witness: int(cell) for witness, cell in zip(WITNESSES, cells[1:AFTER], strict=True) if cell != "-"},
+            owner=None if cells[AFTER] == "-" else int(cells[AFTER]),
+            evidence=tuple(cells[AFTER + 1].replace("-", "").split()),
+            conflicts=tuple(cells[AFTER + 2].replace("-", "").split()),
         )
         for cells in body
     ]

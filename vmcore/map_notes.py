@@ -1,22 +1,28 @@
 """Stage 2: whose each note is. Reads the buffers, tasks and stacks that ``note_map`` decides from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from typing import TypeVar
 
 from crashbeam.schemas.clean import int32
 from crashbeam.schemas.codes import Evidence, NoteMethod, NoteState, PanicFoundBy, WarningCode
 from crashbeam.schemas.crash_report import Panic, ReportWarning
 from crashbeam.vmcore.crash_log import read_crash_log, rules_of
-from crashbeam.vmcore.dump import Dump, opened
-from crashbeam.vmcore.errors import PageError, PageStatus, VmcoreError
+from crashbeam.vmcore.dump import Dump, OpenKernel, opened
+from crashbeam.vmcore.errors import LimitError, PageError, PageStatus, VmcoreError
 from crashbeam.vmcore.facts import AnalysisOptions, CrashLog, Mapped, MappedCpu, Opened
 from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_CPUS
 from crashbeam.vmcore.note_map import Buffer, FileNote, NoteMap, Witness, assign_notes, buffer_bytes
 from crashbeam.vmcore.paca import cpu_of_paca
+from crashbeam.vmcore.recover import find_crash_ipi
+from crashbeam.vmcore.recover.steps import Means
+from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack, find_stacks, owners_of
 from crashbeam.vmcore.tasks import CurrentTask, read_current_task, read_task_cpu
 
+Value = TypeVar("Value", bound=Hashable)
 _NO_PANIC = Panic(None, None, None, None, None, (), None, None)
 
 
@@ -33,14 +39,15 @@ def map_notes(before: Opened, options: AnalysisOptions) -> Mapped:
     stacks = find_stacks(kernel, tasks)
     log, log_warnings = read_crash_log(dump, options.dmesg_lines, rules_of(options.rules))
     after_crash = dump.facts.written_by == "qemu"
+    buffers = read_buffers(kernel, possible)
     found = assign_notes(
         dump.arch,
         dump.arch.byte_order,
         dump.notes,
-        read_buffers(kernel, possible),
+        buffers,
         online=online,
         present=None if masks.present is None else frozenset(masks.present),
-        witness=witness_of(kernel, tasks, stacks, after_crash=after_crash),
+        witness=witness_of(dump.kernel, tasks, stacks, buffers, after_crash=after_crash),
         after_crash=after_crash,
     )
     cpus = tuple(
@@ -125,18 +132,25 @@ def _why(error: VmcoreError) -> str:
 
 
 def witness_of(
-    kernel: Kernel,
+    open_kernel: OpenKernel,
     tasks: Mapping[int, CurrentTask | None],
     stacks: Mapping[int, tuple[Stack, ...]],
+    buffers: Mapping[int, Buffer],
     *,
     after_crash: bool,
 ) -> Witness:
-    """What a note's own registers and pid say of its CPU, as a function of the note. A hypervisor knows no pid."""
+    """What a note's own registers and pid say of its CPU, as a function of the note. A hypervisor knows no pid, and
+    takes no registers in the crash IPI.
+    """
+    kernel = open_kernel.kernel
+    by_crash_ipi = _crash_ipi_witness(open_kernel, stacks, buffers)
     by_address = _only_owners({cpu: task.address for cpu, task in tasks.items() if task})
     by_pid = _only_owners({cpu: task.pid for cpu, task in tasks.items() if task and task.pid})
 
     def ask(note: FileNote) -> dict[Evidence, int]:
         said: dict[Evidence, int] = {}
+        if not after_crash and (cpu := by_crash_ipi(note)) is not None:
+            said[Evidence.CRASH_IPI] = cpu
         if not note.registers.is_user:
             said.update(_own_identity(kernel, by_address, note))
             owners = owners_of(stacks, note.registers.stack_pointer)
@@ -145,6 +159,36 @@ def witness_of(
         if note.pid in by_pid and not after_crash:
             said[Evidence.PR_PID] = by_pid[note.pid]
         return said
+
+    return ask
+
+
+def _crash_ipi_witness(
+    open_kernel: OpenKernel, stacks: Mapping[int, tuple[Stack, ...]], buffers: Mapping[int, Buffer]
+) -> Callable[[FileNote], int | None]:
+    """The CPU, of those whose buffer cannot be read, whose crash IPI interrupted just what a note holds.
+
+    The note is a copy of that exception frame (``crash_ipi_callback``), of user mode too, where registers name no CPU.
+    Stacks are searched only for a note that equals no buffer.
+    """
+    known = [buffer.content for buffer in buffers.values() if buffer.content is not None]
+    unknown = [cpu for cpu, buffer in buffers.items() if buffer.content is None or buffer.assumed_zero]
+
+    @cache
+    def interrupted() -> dict[Registers, int]:
+        means = Means(open_kernel.kernel, open_kernel.unwinder)
+        contexts: dict[int, Registers | None] = {}
+        try:
+            for cpu in unknown:
+                contexts[cpu] = find_crash_ipi(means, cpu, stacks.get(cpu, ()))
+        except LimitError:
+            return {}
+        return _only_owners(contexts)
+
+    def ask(note: FileNote) -> int | None:
+        if not unknown or any(content.startswith(note.content) for content in known):
+            return None
+        return interrupted().get(note.registers)
 
     return ask
 
@@ -171,9 +215,9 @@ def _task_cpu(kernel: Kernel, task: int) -> int | None:
     return cpu if cpu is not None and cpu in kernel.possible else None
 
 
-def _only_owners(values: Mapping[int, int | None]) -> dict[int, int]:
+def _only_owners(values: Mapping[int, Value | None]) -> dict[Value, int]:
     """CPU by value, for the values that exactly one CPU has."""
-    owners: dict[int, list[int]] = {}
+    owners: dict[Value, list[int]] = {}
     for cpu, value in values.items():
         if value is not None:
             owners.setdefault(value, []).append(cpu)

@@ -23,7 +23,10 @@ _NOTE_HEADER_BYTES = 12
 _NAME = b"CORE\0\0\0\0"
 _NT_PRSTATUS = 1
 _DESCRIPTOR_AT = _NOTE_HEADER_BYTES + len(_NAME)
-_WITNESSES = (Evidence.PACA, Evidence.CURRENT_TASK, Evidence.THREAD_INFO_CPU, Evidence.STACK, Evidence.PR_PID)
+_WITNESSES = (
+    *(Evidence.CRASH_IPI, Evidence.PACA, Evidence.CURRENT_TASK, Evidence.THREAD_INFO_CPU),
+    *(Evidence.STACK, Evidence.PR_PID),
+)
 """The weaker witnesses, strongest first."""
 _SCARCE = (NoteState.UNREADABLE, NoteState.NOT_POPULATED)
 """States of a CPU that may own a note which its buffer does not show."""
