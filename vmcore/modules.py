@@ -58,9 +58,10 @@ class Text:
 
     def function_at(self, address: int) -> Function | None:
         """The function that ``address`` lies in, or ``None`` outside kernel and module text."""
-        if address not in self._found:
-            self._found[address] = self._find(address)
-        return self._found[address]
+        found = self._found.get(address)
+        if found is None and address not in self._found:
+            found = self._found[address] = self._find(address)
+        return found
 
     def _find(self, address: int) -> Function | None:
         symbol = self._profile.symbol_at(address)

@@ -447,7 +447,10 @@ class _Walk:
 
         The code is read only where the two differ.
         """
-        before, here = self._text.function_at(address - 4), self._text.function_at(address)
+        before = self._text.function_at(address - 4)
+        if before is not None and before.start <= address < before.end:
+            return before
+        here = self._text.function_at(address)
         if before == here or self._text.is_freed_text(address - 4):
             return before
         return here if self._unwinder.call_before(address) is None else before

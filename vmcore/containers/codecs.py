@@ -6,9 +6,9 @@ none allocates by a size that the data claims. The rarer libraries are loaded wh
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from isal import isal_zlib
+import deflate
 
 from crashbeam.vmcore.errors import FormatError
 
@@ -22,23 +22,16 @@ if TYPE_CHECKING:
 
 Decode = Callable[[bytes, int], bytes]
 
-# isal's stubs declare the exception class as an exception.
-_InflateError = cast("type[Exception]", isal_zlib.error)
-
-
 def _raw(data: bytes, block_size: int) -> bytes:
     return _whole(data, block_size)
 
 
 def _zlib(data: bytes, block_size: int) -> bytes:
-    # One byte more than a page is asked for, so that inflating reaches the stream's end and its checksum is compared.
-    inflater = isal_zlib.decompressobj()
+    # The room is a page's: a longer stream is an error, as is one that is cut or whose checksum differs.
     try:
-        page = inflater.decompress(data, block_size + 1)
-    except _InflateError as error:
-        raise FormatError(f"page data is no zlib stream: {error}") from error
-    if not inflater.eof:
-        raise FormatError("page data is a zlib stream of another length", block_size=block_size)
+        page = bytes(deflate.zlib_decompress(data, block_size))
+    except deflate.DeflateError as error:
+        raise FormatError("page data is no zlib stream of one page") from error
     return _whole(page, block_size)
 
 

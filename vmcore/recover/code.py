@@ -158,18 +158,22 @@ class _Search:
 
     def run(self, index: int) -> Reach:
         """Follows every path from an instruction."""
-        todo = [index]
+        edges, todo = self._edges, [index]
+        leads_back = False
         while todo:
             start = todo.pop()
-            if start in self._edges:
+            if start in edges:
                 continue
-            if len(self._edges) >= _MOST_BLOCKS:
+            if len(edges) >= _MOST_BLOCKS:
                 return _ANYWHERE
-            following = self._edges[start] = self._follow(start)
-            todo += following
+            edges[start] = self._follow(start)
             if self._is_lost:
                 return _ANYWHERE
-        return Reach(goes_round(self._edges), self._returns, tuple(self._callees), self._calls_unknown)
+            for following in edges[start]:
+                todo.append(following)
+                leads_back |= following <= start
+        # Every circle has a way back.
+        return Reach(leads_back and goes_round(edges), self._returns, tuple(self._callees), self._calls_unknown)
 
     def _follow(self, index: int) -> tuple[int, ...]:
         """The blocks behind the block at ``index``."""
@@ -218,9 +222,6 @@ class _Search:
 
 def goes_round(edges: dict[int, tuple[int, ...]]) -> bool:
     """Whether the blocks have a circle: some are left when those without a way on are taken away, and again."""
-    if all(other > block for block, following in edges.items() for other in following):
-        # Every circle has a way back.
-        return False
     ways = {block: len(set(following)) for block, following in edges.items()}
     before: dict[int, list[int]] = {block: [] for block in edges}
     for block, following in edges.items():
