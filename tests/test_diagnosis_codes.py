@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState
-from crashbeam.schemas.crash_report import Diagnosis, Stack
+from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState, StackKind, StopReason, Trust
+from crashbeam.schemas.crash_report import Diagnosis, Frame, Stack
 from crashbeam.vmcore.arch.ppc64 import PPC64LE
 from crashbeam.vmcore.diagnosis import CpuFacts, diagnose
 from crashbeam.vmcore.modules import Text
@@ -134,9 +134,23 @@ def test_a_saved_cpu_is_diagnosed_by_nothing_that_is_usual() -> None:
     assert diagnosed(kernel, facts) == {}
 
 
-@pytest.mark.parametrize(("softe", "pid", "is_off"), [(1, 77, True), (3, 77, False), (0, 77, False), (1, 0, False)])
-def test_a_saved_64_bit_cpu_that_code_disabled_is_diagnosed(softe: int, pid: int, is_off: bool) -> None:
-    """softe 1 with MSR[EE] set; an idle task waits like that."""
+@pytest.mark.parametrize(
+    ("softe", "msr", "pid", "mode", "stop_reason", "is_off"),
+    [
+        (1, 0x8000000000009033, 77, CpuMode.KERNEL, StopReason.THREAD_START, True),
+        (3, 0x8000000002803033, 77, CpuMode.KERNEL, StopReason.THREAD_START, True),
+        (0, 0x8000000000009033, 77, CpuMode.KERNEL, StopReason.THREAD_START, False),
+        (2, 0x8000000000009033, 77, CpuMode.KERNEL, StopReason.THREAD_START, False),
+        (1, 0x8000000000009033, 0, CpuMode.KERNEL, StopReason.END_OF_STACK, False),
+        (3, 0x8000000000001031, 77, CpuMode.KERNEL, StopReason.VECTOR_ENTRY, False),
+        (3, 0x8000000000001000, 77, CpuMode.FIRMWARE, StopReason.END_OF_STACK, False),
+        (1, 0x800000000000D033, 77, CpuMode.USER, StopReason.USER_MODE, False),
+    ],
+)
+def test_a_saved_64_bit_cpu_that_code_disabled_is_diagnosed(
+    softe: int, msr: int, pid: int, mode: CpuMode, stop_reason: StopReason, is_off: bool
+) -> None:
+    """softe counts, not MSR[EE]: a masked interrupt clears it. An idle task waits like that."""
     made = MadeUpKernel(arch=PPC64LE)
     made.structs["hrtimer_cpu_base"] = StructLayout(256, {"expires_next": Field(8, 8)})
     made.variables["hrtimer_bases"] = PAGE_OFFSET_64 + 0x500000
@@ -144,11 +158,13 @@ def test_a_saved_64_bit_cpu_that_code_disabled_is_diagnosed(softe: int, pid: int
     made.number(PAGE_OFFSET_64 + 0x500008, 2 * SECOND, 8)
     made.number(PAGE_OFFSET_64 + 0x500100, 5 * SECOND, 8)
     words = [0] * 44
-    words[33], words[39] = 0x8000000000009033, softe
+    words[33], words[39] = msr, softe
     task = replace(LostCpuKernel().task, pid=pid)
-    facts = CpuFacts(2, True, NoteState.SAVED, task, None, False, Registers(tuple(words)), True, None, NO_STACK)
+    stack = Stack(frames=(), stop_reason=stop_reason, recovered=False)
+    facts = CpuFacts(2, True, NoteState.SAVED, task, None, False, Registers(tuple(words)), True, mode, stack)
     kernel = made.kernel()
-    assert bool(diagnose(kernel, Text(kernel), facts)) is is_off
+    codes = [found.code for found in diagnose(kernel, Text(kernel), facts)]
+    assert (DiagnosisCode.INTERRUPTS_OFF in codes) is is_off
 
 
 def spinning(kernel: LostCpuKernel, value: int) -> Stack:
@@ -190,6 +206,51 @@ def test_a_64_bit_lock_names_its_owner() -> None:
     (found,) = diagnose(made.kernel(), unwinder.text, facts)
     assert found.message == "cpu 2 spun in _raw_spin_lock on the lock at c000000000500000, which cpu 5 holds"
     assert found.facts["owner_cpu"] == "5"
+
+
+def frame(level: int, symbol: str, *, may_have_returned: bool = False) -> Frame:
+    return Frame(
+        level=level,
+        stack_pointer="c000000000600000",
+        address="c000000000001000",
+        symbol=symbol,
+        offset=0,
+        module=None,
+        trust=Trust.BACK_CHAIN,
+        may_have_returned=may_have_returned,
+        on=StackKind.TASK,
+        exception=None,
+        source=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("callee", "caller", "may_have_returned", "is_spinning"),
+    [
+        ("splpar_spin_yield", "_raw_spin_lock", False, True),
+        ("splpar_rw_yield", "_raw_write_lock_irq", False, True),
+        ("splpar_spin_yield", "_raw_spin_lock", True, False),
+        ("do_work", "_raw_spin_lock", False, False),
+        ("splpar_spin_yield", "do_work", False, False),
+    ],
+)
+def test_a_guest_that_gives_way_in_a_lock_function_spins_though_the_lock_is_not_known(
+    callee: str, caller: str, may_have_returned: bool, is_spinning: bool
+) -> None:
+    made = MadeUpKernel(arch=PPC64LE)
+    frames = (
+        frame(0, "plpar_hcall_norets_notrace"),
+        frame(1, callee, may_have_returned=may_have_returned),
+        frame(2, caller),
+        frame(3, "driver_thread"),
+    )
+    stack = Stack(frames=frames, stop_reason=StopReason.THREAD_START, recovered=False)
+    context = registers(PAGE_OFFSET_64 + 0x1000, PAGE_OFFSET_64 + 0x600000)
+    facts = CpuFacts(2, True, NoteState.SAVED, None, None, False, context, True, CpuMode.KERNEL, stack)
+    found = diagnose(made.kernel(), made.unwinder().text, facts)
+    assert [(one.code, dict(one.facts)) for one in found] == (
+        [(DiagnosisCode.SPINNING_ON_LOCK, {"function": caller})] if is_spinning else []
+    )
 
 
 def test_a_cpu_that_stopped_itself_panicked_too() -> None:

@@ -8,10 +8,11 @@ wanted the next interrupt. If the tick of the others (``tick_next_period``) is f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from msgspec import Struct
 
-from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState
+from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState, StopReason
 from crashbeam.schemas.crash_report import Diagnosis, Stack
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
@@ -26,11 +27,12 @@ _LATE_NS = 1_000_000_000
 _KTIME_MAX = (1 << 63) - 1
 _MOST_CLOCK_BASES = 16
 _SPINNING = ("_raw_spin_lock", "_raw_read_lock", "_raw_write_lock")
+_YIELDING = ("splpar_spin_yield", "splpar_rw_yield")
+"""What a lock function of a guest calls while the lock is taken (arch/powerpc/lib/locks.c)."""
 _SELF_STOP = frozenset(("panic", "vpanic", "panic_smp_self_stop", "nmi_panic_self_stop"))
 _LOCK_TOKEN = 0x8000
 """The upper half of a taken lock on 64 bit; the lower one is the index of its owner's PACA (asm/simple_spinlock.h)."""
-_MSR_EXTERNAL = 0x8000
-"""MSR[EE]: external interrupts are taken (Power ISA book III, MSR)."""
+_IRQS_DISABLED = 1
 _HARDIRQ, _SOFTIRQ, _NMI = 0xF0000, 0x100, 0xF00000
 
 
@@ -141,14 +143,16 @@ def _interrupts_off(kernel: Kernel, text: Text, cpu: CpuFacts) -> Iterator[Diagn
 
 
 def _is_disabled_by_code(kernel: Kernel, cpu: CpuFacts) -> bool:
-    """Whether code ran with interrupts disabled in a way that the CPU itself does not know (64 bit): softe is 1, and
-    MSR[EE] set. Vector entries and firmware have another softe, and idle threads sleep like that.
+    """Whether code of a thread ran with interrupts disabled, by the kernel's own mask (64 bit): ``IRQS_DISABLED`` of
+    softe (asm/hw_irq.h), whether or not MSR[EE] says so too. Idle threads sleep like that, a vector's first instruction
+    is no code yet, and firmware has a diagnosis of its own.
     """
     registers, arch = cpu.registers, kernel.arch
-    if registers is None or registers.is_user or arch.paca_register is None or cpu.task is None or cpu.task.pid == 0:
+    if registers is None or arch.paca_register is None or cpu.task is None or cpu.task.pid == 0:
         return False
-    softe = registers.words[arch.registers.index("softe")]
-    return softe == 1 and bool(registers.words[arch.registers.index("msr")] & _MSR_EXTERNAL)
+    if cpu.mode is not CpuMode.KERNEL or cpu.stack.stop_reason is StopReason.VECTOR_ENTRY:
+        return False
+    return bool(registers.words[arch.registers.index("softe")] & _IRQS_DISABLED)
 
 
 def _read_timer(kernel: Kernel, cpu: int) -> _Timer | None:
@@ -204,6 +208,18 @@ def _spinning(kernel: Kernel, cpu: CpuFacts) -> Iterator[Diagnosis]:
             words += f", which cpu {owner} holds"
         yield Diagnosis(DiagnosisCode.SPINNING_ON_LOCK, words, facts)
         return
+    for function in _giving_way(cpu):
+        words = f"cpu {cpu.cpu} spun in {function}, and gave its time to the lock's holder: which lock is not known"
+        yield Diagnosis(DiagnosisCode.SPINNING_ON_LOCK, words, {"function": function})
+        return
+
+
+def _giving_way(cpu: CpuFacts) -> Iterator[str]:
+    """The lock functions that had called the hypervisor since the lock was taken, innermost first."""
+    for callee, frame in pairwise(cpu.stack.frames):
+        is_certain = not callee.may_have_returned and not frame.may_have_returned
+        if is_certain and callee.symbol in _YIELDING and frame.symbol and frame.symbol.startswith(_SPINNING):
+            yield frame.symbol
 
 
 def _locks_of(cpu: CpuFacts) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Decode = Callable[[bytes, int], bytes]
 
+
 def _raw(data: bytes, block_size: int) -> bytes:
     return _whole(data, block_size)
 
