@@ -42,6 +42,20 @@ def test_with_the_kernels_r1_the_caller_is_in_lr(form: FrameForm) -> None:
 
 
 @both_orders
+def test_a_return_address_in_lr_and_in_memory_stands_on_the_stack_once(form: FrameForm) -> None:
+    """The interrupted function has stored LR, and called nobody since."""
+    machine = VectorMachine(form)
+    own = machine.top - 0x80
+    machine.frame(own, machine.top)
+    stack = machine.walk(machine.caught(machine.virtual.start, own))
+    assert chain(stack) == [
+        ("exc_virt_0x4900_decrementer", own, "registers", "task"),
+        ("worker", machine.top, "back_chain", "task"),
+        ("start_kernel_thread", machine.bottom, "back_chain", "task"),
+    ]
+
+
+@both_orders
 def test_with_a_users_r1_nothing_of_the_kernel_is_on_it(form: FrameForm) -> None:
     machine = VectorMachine(form)
     stack = machine.walk(machine.caught(machine.virtual.start, USER_R1, r13=USER_R13))

@@ -118,6 +118,21 @@ def test_a_hypervisors_registers_give_way_to_what_the_crash_ipi_interrupted(answ
     assert found.stack.frames[0].symbol == ("work" if answered else "spin")
 
 
+@pytest.mark.parametrize(("panic_cpu", "has_left"), [(CPU, True), (CPU, False), (CPU + 1, True)])
+def test_of_the_cpu_that_panicked_a_hypervisor_may_have_the_crash_kernels_registers(
+    panic_cpu: int, has_left: bool
+) -> None:
+    """They lead nowhere in the crashed kernel; taken while the crash went on they lead through its stack."""
+    kernel = LostCpuKernel()
+    kernel.thread("driver_thread")
+    stack_pointer = 0x0FFF_FFF3 if has_left else kernel.top
+    after_crash = registers(address_of("spin"), stack_pointer, address_of("driver_thread") + 16)
+    found, _ = find(kernel, NoteState.NOT_SAVED, note=after_crash, panic_cpu=panic_cpu)
+    assert found is not None
+    assert found.stack.recovered is (has_left and panic_cpu == CPU)
+    assert "driver_thread" in [frame.symbol for frame in found.stack.frames] or panic_cpu != CPU
+
+
 def test_an_unreadable_buffer_without_a_note_is_recovered_too() -> None:
     kernel = LostCpuKernel()
     interrupted_by_ipi(kernel)

@@ -51,6 +51,35 @@ class Machine:
         return self.made.unwinder().unwind(start, (TASK, HARDIRQ, *stacks))
 
 
+@pytest.mark.parametrize(
+    ("stack_pointer", "behind", "stop_reason"),
+    [
+        (0xBFC105C0, "finish_tlb_load", StopReason.VECTOR_ENTRY),
+        (0xBFC105C0, "finish_tlb_load_44x", StopReason.VECTOR_ENTRY),
+        (0xBFC105C0, "some_routine", StopReason.UNREADABLE),
+    ],
+)
+def test_a_users_r1_in_a_32_bit_vector(stack_pointer: int, behind: str, stop_reason: StopReason) -> None:
+    machine = Machine()
+    machine.made.variables["interrupt_base"] = machine.entry.start
+    machine.made.variables[behind] = machine.entry.at(3)
+    stack = machine.walk(registers(machine.entry.start, stack_pointer, machine.worker.at(AFTER_CALL)))
+    assert [frame.symbol for frame in stack.frames] == ["Entry"]
+    assert stack.stop_reason is stop_reason
+
+
+def test_the_kernels_r1_in_a_32_bit_vector_leads_on() -> None:
+    machine = Machine()
+    machine.made.variables["interrupt_base"] = machine.entry.start
+    machine.made.variables["finish_tlb_load"] = machine.entry.at(3)
+    stack = machine.walk(registers(machine.entry.start, machine.top, machine.worker.at(AFTER_CALL)))
+    assert chain(stack) == [
+        ("Entry", machine.top, "registers"),
+        ("worker", machine.top, "link_register"),
+        ("start_kernel_thread", TASK.high - 16, "back_chain"),
+    ]
+
+
 def test_a_data_access_word_by_word() -> None:
     """A page fault in a function whose caller is in memory (marker REGS, ``pt_regs`` of 192 bytes with KUAP)."""
     made = MadeUpKernel()

@@ -16,7 +16,7 @@ from crashbeam.vmcore.recover import LostCpu, OopsRegisters, Recovered, find_cra
 from crashbeam.vmcore.recover.steps import Means
 from crashbeam.vmcore.registers import Registers
 from crashbeam.vmcore.stacks import Stack
-from crashbeam.vmcore.unwind import NO_STACK
+from crashbeam.vmcore.unwind import COMPLETE_STOPS, NO_STACK
 
 
 class LostCpus:
@@ -61,16 +61,17 @@ class LostCpus:
         recovered = None
         if self.given_up_at is None:
             try:
-                recovered = self._recover(cpu)
+                recovered = self._recover(cpu, context)
             except LimitError:
                 self.given_up_at = cpu.cpu
         if recovered is not None:
             context = UnwoundContext(recovered.mode, recovered.stack, recovered.registers_from)
         return context, self._diagnose(cpu, context, recovered)
 
-    def _recover(self, cpu: MappedCpu) -> Recovered | None:
+    def _recover(self, cpu: MappedCpu, context: UnwoundContext | None) -> Recovered | None:
         """Offline CPUs ran nothing. Registers that a hypervisor took are those of after the crash: of a CPU that
-        answered, they only show where it waits for the crash kernel.
+        answered, they only show where it waits for the crash kernel; of the one that panicked, the crash kernel
+        itself, unless they lead through the crashed one's stack.
         """
         note = cpu.note
         if cpu.online is False or (note.registers is not None and note.state is not NoteState.NOT_SAVED):
@@ -78,7 +79,8 @@ class LostCpus:
         stacks = self._stacks.get(cpu.cpu, ())
         is_panicked = cpu.cpu == self._panic_cpu
         lost = LostCpu(cpu.cpu, cpu.task, stacks, is_panicked, self._has_answered(cpu.cpu), self._oops)
-        if note.registers is None or find_crash_ipi(self._means, cpu.cpu, stacks) is not None:
+        has_left = is_panicked and context is not None and context.stack.stop_reason not in COMPLETE_STOPS
+        if note.registers is None or has_left or find_crash_ipi(self._means, cpu.cpu, stacks) is not None:
             return recover(self._means, lost)
         return None
 

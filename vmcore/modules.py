@@ -18,6 +18,8 @@ from crashbeam.vmcore.kernel import Kernel
 from crashbeam.vmcore.limits import MAX_MODULES, MAX_NAME_BYTES
 from crashbeam.vmcore.symbols.naming import SymbolName, choose_name
 
+_BEHIND_VECTORS = ("finish_tlb_load", "finish_tlb_load_44x")
+"""The routine at ``interrupt_end``, which is no name of its own."""
 _MAX_MODULE_SYMBOLS = 200_000
 _MAX_MODULE_TEXT_BYTES = 64 << 20
 _TEXT_KINDS = (0, 4)
@@ -98,9 +100,14 @@ class Text:
         return None if start is None or end is None else (start, end)
 
     def is_vector(self, address: int) -> bool:
-        """Whether ``address`` lies among the exception vectors, at the start of kernel text."""
+        """Whether ``address`` lies among the exception vectors: at the start of kernel text up to ``__end_interrupts``
+        (64 bit), or between ``interrupt_base`` and what stands behind them (head_85xx.S, head_44x.S).
+        """
         end = self._profile.address_of("__end_interrupts")
-        return end is not None and self._profile.text_ranges[0][0] <= address < end
+        if end is not None:
+            return self._profile.text_ranges[0][0] <= address < end
+        bounds = [self.bounds_of("interrupt_base", behind) for behind in _BEHIND_VECTORS]
+        return any(start <= address < end for start, end in filter(None, bounds))
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:

@@ -30,6 +30,7 @@ _THREAD_STARTS = ("start_kernel_thread", "ret_from_")
 _RETURNS = (Trust.LINK_REGISTER, Trust.BACK_CHAIN)
 """How a return address was found, which lies behind its call."""
 _LIVE_LR = ReturnAddress(has_frame=False, in_lr=True, in_slot=False)
+_SAVED_LR = ReturnAddress(has_frame=True, in_lr=False, in_slot=True)
 COMPLETE_STOPS = frozenset(
     {
         StopReason.USER_MODE,
@@ -225,12 +226,17 @@ class _Walk:
 
     def _check_stack_pointer(self, registers: Registers) -> None:
         """Ends the walk of a kernel context that is not on a kernel stack: in firmware, or not yet off the user's."""
-        stack_pointer = registers.stack_pointer
-        if stack_pointer >= self._arch.lowest_kernel_address:
+        stack_pointer, lowest = registers.stack_pointer, self._arch.lowest_kernel_address
+        if lowest and stack_pointer >= lowest:
+            return
+        is_entry = self._text.is_vector(kernel_address(self._arch, registers, registers.nip))
+        if not lowest:
+            # No address of 32 bits is a user's for certain: one on none of the CPU's stacks is, in a vector.
+            if is_entry and self._stack_of(stack_pointer) is None:
+                raise _EndOfWalkError(StopReason.VECTOR_ENTRY)
             return
         if self._firmware.holds(stack_pointer):
             raise _EndOfWalkError(StopReason.FIRMWARE)
-        is_entry = self._text.is_vector(kernel_address(self._arch, registers, registers.nip))
         raise _EndOfWalkError(StopReason.VECTOR_ENTRY if is_entry else StopReason.LEFT_KNOWN_STACKS)
 
     def _add(
@@ -346,7 +352,20 @@ class _Walk:
         if self._function is None:
             return _LIVE_LR
         place = kernel_address(self._arch, registers, registers.nip)
+        if self._text.is_vector(place) and self._is_saved(registers):
+            return _SAVED_LR
         return self._unwinder.return_address(self._function, place)
+
+    def _is_saved(self, registers: Registers) -> bool:
+        """Whether the function that a vector interrupted has stored LR, and called nobody since: its return address
+        is LR and the LR save word of its caller's frame, and stands on the stack once.
+        """
+        memory = self._memory
+        try:
+            caller = memory.word(registers.stack_pointer)
+            return caller > registers.stack_pointer and memory.word(caller + self._arch.lr_slot) == registers.lr
+        except VmcoreError:
+            return False
 
     def _belongs_to_lr(self, registers: Registers) -> bool:
         """Whether ``ppc_save_regs`` stored r1 of its caller's caller, as kernels before 6.5 do.

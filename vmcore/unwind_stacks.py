@@ -1,5 +1,7 @@
 """Stage 3: the stack of every CPU that has registers, and of every note that nobody owns."""
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CpuMode, StackKind, StopReason, TaskFoundBy, Trust, WarningCode
@@ -21,21 +23,16 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
     dump = opened(before.opened.input, options)
     stacks = before.stacks
     contexts: list[UnwoundContext | None] = []
-    warnings = []
     for cpu in before.cpus:
         if cpu.note.registers is None:
             contexts.append(None)
             continue
-        context = _unwind(dump, cpu.note.registers, _stacks_of(dump, stacks.get(cpu.cpu, ()), cpu.note.registers))
-        contexts.append(context)
-        reason = context.stack.stop_reason
-        if reason is not None and reason not in COMPLETE_STOPS:
-            message = f"cpu {cpu.cpu}: its stack was not followed to its end: {reason.sentence}"
-            warnings.append(ReportWarning(WarningCode.STACK_CUT, cpu.cpu, message))
+        own = _stacks_of(dump, stacks.get(cpu.cpu, ()), cpu.note.registers)
+        contexts.append(_unwind(dump, cpu.note.registers, own))
     everywhere = tuple(stack for own in stacks.values() for stack in own)
     unassigned = tuple(_unwind_unassigned(dump, note, everywhere) for note in before.unassigned)
     problems = sorted(dump.kernel.text.problems) if dump.kernel is not None else []
-    warnings += [ReportWarning(WarningCode.PAGES_UNREADABLE, None, problem) for problem in problems]
+    warnings = [ReportWarning(WarningCode.PAGES_UNREADABLE, None, problem) for problem in problems]
     quirks = tuple(sorted(dump.kernel.unwinder.quirks)) if dump.kernel else ()
     pages_met = dump.pages_met
     cpus = tuple(contexts)
@@ -54,9 +51,18 @@ def unwind_stacks(before: Mapped, options: AnalysisOptions) -> Unwound:
         unassigned=unassigned,
         diagnoses=diagnoses,
         quirks=quirks,
-        warnings=tuple(warnings),
+        warnings=(*_cut_stacks(before, cpus), *warnings),
         pages=before.pages.joined(pages_met),
     )
+
+
+def _cut_stacks(before: Mapped, contexts: tuple[UnwoundContext | None, ...]) -> Iterator[ReportWarning]:
+    """A warning for each stack of saved registers that was not followed to its end."""
+    for cpu, context in zip(before.cpus, contexts, strict=True):
+        reason = None if context is None or context.stack.recovered else context.stack.stop_reason
+        if reason is not None and reason not in COMPLETE_STOPS:
+            message = f"cpu {cpu.cpu}: its stack was not followed to its end: {reason.sentence}"
+            yield ReportWarning(WarningCode.STACK_CUT, cpu.cpu, message)
 
 
 def _stacks_of(dump: Dump, stacks: tuple[Stack, ...], registers: Registers) -> tuple[Stack, ...]:
