@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState, StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import Diagnosis, Frame, Stack
-from crashbeam.vmcore.arch.ppc64 import PPC64LE
+from crashbeam.vmcore.arch.ppc64 import PPC64, PPC64LE
 from crashbeam.vmcore.diagnosis import CpuFacts, diagnose
 from crashbeam.vmcore.modules import Text
 from crashbeam.vmcore.recover.walk import walk_down
@@ -62,6 +62,22 @@ def diagnosed(kernel: LostCpuKernel, facts: CpuFacts) -> dict[DiagnosisCode, Dia
     return {diagnosis.code: diagnosis for diagnosis in found}
 
 
+def frame(level: int, symbol: str, *, may_have_returned: bool = False) -> Frame:
+    return Frame(
+        level=level,
+        stack_pointer="c000000000600000",
+        address="c000000000001000",
+        symbol=symbol,
+        offset=0,
+        module=None,
+        trust=Trust.BACK_CHAIN,
+        may_have_returned=may_have_returned,
+        on=StackKind.TASK,
+        exception=None,
+        source=None,
+    )
+
+
 def test_interrupts_were_off_since_the_timer_that_was_never_taken() -> None:
     kernel = LostCpuKernel()
     set_clock(kernel, 2 * SECOND, 5 * SECOND)
@@ -95,6 +111,48 @@ def test_inside_the_timer_interrupt_the_running_timer_tells_since_when() -> None
         "timer_interrupt",
     )
     assert facts["context"] == "hardirq"
+
+
+@pytest.mark.parametrize(
+    ("due_ns", "handler", "is_off"),
+    [
+        (2 * SECOND, "hrtimer_interrupt", True),
+        (5 * SECOND - 1, "hrtimer_interrupt", False),
+        (2 * SECOND, "tick_sched_timer", False),
+    ],
+)
+def test_a_saved_cpu_that_stayed_in_its_timer_interrupt_is_diagnosed(due_ns: int, handler: str, is_off: bool) -> None:
+    """Its note was taken by an NMI; whose time it was, an idle task's too, says nothing."""
+    kernel = LostCpuKernel(0x10000)
+    set_clock(kernel, KTIME_MAX, 5 * SECOND, running_since_ns=due_ns)
+    stack = Stack(frames=(frame(0, "a_timer"), frame(1, handler)), stop_reason=StopReason.END_OF_STACK, recovered=False)
+    context = registers(address_of("work"), kernel.top)
+    facts = facts_of(kernel, state=NoteState.SAVED, answered=None, context=context, has_note=True, stack=stack)
+    found = diagnosed(kernel, facts)
+    assert list(found) == ([DiagnosisCode.INTERRUPTS_OFF] if is_off else [])
+    if is_off:
+        assert found[DiagnosisCode.INTERRUPTS_OFF].facts["timer_function"] == "timer_interrupt"
+
+
+def test_a_big_endian_64_bit_timer_names_its_function_by_a_descriptor() -> None:
+    made = MadeUpKernel(arch=PPC64)
+    place = made.function("a_timer", (0x60000000,))
+    descriptor = PAGE_OFFSET_64 + 0x600000
+    made.number(descriptor, place.start, 8)
+    made.structs["hrtimer_cpu_base"] = StructLayout(256, {"expires_next": Field(8, 8), "clock_base": Field(64, 64, 8)})
+    made.structs["hrtimer_clock_base"] = StructLayout(64, {"running": Field(8, 8)})
+    made.structs["hrtimer"] = StructLayout(48, {"node.expires": Field(8, 8), "function": Field(16, 8)})
+    base, timer = PAGE_OFFSET_64 + 0x500000, PAGE_OFFSET_64 + 0x500800
+    made.variables["hrtimer_bases"], made.variables["tick_next_period"] = base, base + 0x400
+    made.number(base + 8, KTIME_MAX, 8)
+    made.number(base + 64 + 8, timer, 8)
+    made.number(base + 0x400, 5 * SECOND, 8)
+    made.number(timer + 8, 2 * SECOND, 8)
+    made.number(timer + 16, descriptor, 8)
+    kernel = made.kernel()
+    facts = CpuFacts(0, True, NoteState.NOT_SAVED, None, False, False, None, False, CpuMode.KERNEL, NO_STACK)
+    (found,) = diagnose(kernel, Text(kernel), facts)
+    assert found.facts["timer_function"] == "a_timer"
 
 
 def test_inside_the_timer_interrupt_without_a_timer_nothing_tells_since_when() -> None:
@@ -206,22 +264,6 @@ def test_a_64_bit_lock_names_its_owner() -> None:
     (found,) = diagnose(made.kernel(), unwinder.text, facts)
     assert found.message == "cpu 2 spun in _raw_spin_lock on the lock at c000000000500000, which cpu 5 holds"
     assert found.facts["owner_cpu"] == "5"
-
-
-def frame(level: int, symbol: str, *, may_have_returned: bool = False) -> Frame:
-    return Frame(
-        level=level,
-        stack_pointer="c000000000600000",
-        address="c000000000001000",
-        symbol=symbol,
-        offset=0,
-        module=None,
-        trust=Trust.BACK_CHAIN,
-        may_have_returned=may_have_returned,
-        on=StackKind.TASK,
-        exception=None,
-        source=None,
-    )
 
 
 @pytest.mark.parametrize(

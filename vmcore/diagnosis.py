@@ -16,7 +16,7 @@ from crashbeam.schemas.codes import CpuMode, DiagnosisCode, NoteState, StopReaso
 from crashbeam.schemas.crash_report import Diagnosis, Stack
 from crashbeam.vmcore.errors import VmcoreError
 from crashbeam.vmcore.kernel import Kernel
-from crashbeam.vmcore.modules import Text
+from crashbeam.vmcore.modules import Function, Text
 from crashbeam.vmcore.recover import read_in_nmi
 from crashbeam.vmcore.recover.steps import read_preempt_count
 from crashbeam.vmcore.registers import Registers
@@ -115,13 +115,13 @@ def _panicked_too(cpu: CpuFacts) -> Iterator[Diagnosis]:
 
 def _interrupts_off(kernel: Kernel, text: Text, cpu: CpuFacts) -> Iterator[Diagnosis]:
     is_silent = not cpu.has_note and not cpu.answered
-    if cpu.panicked or not (is_silent or _is_disabled_by_code(kernel, cpu)):
+    if cpu.panicked or not (is_silent or _is_disabled_by_code(kernel, cpu) or _is_in_timer_interrupt(cpu)):
         return
     timer = _read_timer(kernel, cpu.cpu)
-    if timer is None or (timer.is_handling and not is_silent):
+    if timer is None:
         return
     late_ns = None if timer.since_ns is None else timer.tick_ns - timer.since_ns
-    if not timer.is_handling and (late_ns is None or late_ns <= _LATE_NS):
+    if (late_ns is None or late_ns <= _LATE_NS) and not (timer.is_handling and is_silent):
         return
     facts = _context(kernel, cpu)
     words = [f"cpu {cpu.cpu} ran with interrupts off"]
@@ -134,12 +134,28 @@ def _interrupts_off(kernel: Kernel, text: Text, cpu: CpuFacts) -> Iterator[Diagn
     if timer.is_handling:
         facts["handler"] = "hrtimer_interrupt"
         words.append("in hrtimer_interrupt")
-        function = None if timer.function is None else text.function_at(timer.function)
+        function = None if timer.function is None else _function_behind(kernel, text, timer.function)
         if function is not None and function.name:
             name = f"{function.name} [{function.module}]" if function.module else function.name
             facts["timer_function"] = name
             words.append(f"with the timer of {name}")
     yield Diagnosis(DiagnosisCode.INTERRUPTS_OFF, " ".join(words), facts)
+
+
+def _function_behind(kernel: Kernel, text: Text, pointer: int) -> Function | None:
+    """The function that a function pointer leads to: with ELFv1 (64 bit, big endian) by a descriptor."""
+    function = text.function_at(pointer)
+    if function is not None or kernel.arch.name != "ppc64":
+        return function
+    try:
+        return text.function_at(kernel.memory.word(pointer))
+    except VmcoreError:
+        return None
+
+
+def _is_in_timer_interrupt(cpu: CpuFacts) -> bool:
+    """Whether a CPU that saved a note was in the handler of its timers, in whatever task's time."""
+    return cpu.has_note and any(frame.symbol == "hrtimer_interrupt" for frame in cpu.stack.frames)
 
 
 def _is_disabled_by_code(kernel: Kernel, cpu: CpuFacts) -> bool:
