@@ -295,6 +295,32 @@ def test_a_guest_that_gives_way_in_a_lock_function_spins_though_the_lock_is_not_
     )
 
 
+@pytest.mark.parametrize(("place", "is_spinning"), [(0, False), (1, False), (2, False), (3, True), (4, True)], ids=str)
+def test_the_lock_is_in_the_register_that_the_function_reserves_by(place: int, is_spinning: bool) -> None:
+    """``_raw_spin_lock_irqsave`` of 32 bits: ``mr r9,r3; mfmsr r3; wrteei 0; lwarx r10,0,r9; cmpwi r10,0``."""
+    kernel = LostCpuKernel()
+    lock, other = VARIABLES + 0x200, VARIABLES + 0x300
+    kernel.made.words(lock, 1)
+    kernel.made.words(other, 1)
+    code = (0x7C691B78, 0x7C6000A6, 0x7C000146, 0x7D404828, 0x2C0A0000)
+    function = kernel.made.function("_raw_spin_lock_irqsave", code, at=address_of("lock") + 0x10000)
+    context = registers(function.at(place), kernel.top, address_of("work") + 16, r3=other, r9=lock)
+    stack = kernel.made.unwinder().unwind(context, STACKS)
+    found = diagnosed(kernel, facts_of(kernel, state=NoteState.SAVED, context=context, has_note=True, stack=stack))
+    assert (DiagnosisCode.SPINNING_ON_LOCK in found) is is_spinning
+    if is_spinning:
+        assert found[DiagnosisCode.SPINNING_ON_LOCK].facts["lock"] == f"{lock:08x}"
+
+
+@pytest.mark.parametrize(("msr", "is_off"), [(0x21002, True), (0x29002, False)])
+def test_a_32_bit_thread_without_external_interrupts_that_a_hypervisor_saw(msr: int, is_off: bool) -> None:
+    kernel = LostCpuKernel()
+    set_clock(kernel, 2 * SECOND, 5 * SECOND)
+    context = registers(address_of("work") + 16, kernel.top, msr=msr)
+    facts = facts_of(kernel, state=NoteState.NOT_POPULATED, answered=None, context=context, has_note=True)
+    assert (DiagnosisCode.INTERRUPTS_OFF in diagnosed(kernel, facts)) is is_off
+
+
 def test_a_cpu_that_stopped_itself_panicked_too() -> None:
     kernel = LostCpuKernel(threadfn="timer_interrupt")
     kernel.thread("timer_interrupt", "work", "panic")

@@ -168,11 +168,13 @@ def _quirks(unwound: Unwound) -> tuple[str, ...]:
 
 
 def _trace_warnings(unwound: Unwound) -> list[ReportWarning]:
-    """Lines of the kernel's own trace that the stack of that CPU contradicts, if its registers were saved before."""
+    """Lines of the kernel's own trace that the stack of that CPU contradicts, if its registers were saved before. A CPU
+    whose report was not fatal went on.
+    """
     log = unwound.mapped.log
     cause = None if log is None else log.cause
     for cpu, found in zip(unwound.mapped.cpus, unwound.cpus, strict=True):
-        if cause is None or found is None or cpu.cpu != cause.cpu or found.stack.recovered:
+        if cause is None or not cause.is_fatal or found is None or cpu.cpu != cause.cpu or found.stack.recovered:
             continue
         count = compare_trace(cause.trace, found.stack).count(LineKind.UNEXPLAINED)
         if count:

@@ -30,8 +30,14 @@ _SPINNING = ("_raw_spin_lock", "_raw_read_lock", "_raw_write_lock")
 _YIELDING = ("splpar_spin_yield", "splpar_rw_yield")
 """What a lock function of a guest calls while the lock is taken (arch/powerpc/lib/locks.c)."""
 _SELF_STOP = frozenset(("panic", "vpanic", "panic_smp_self_stop", "nmi_panic_self_stop"))
+_ARGUMENT = 3
+_RESERVING, _RESERVING_MASK = 0x7C000028, 0xFC1F07FE
+"""``lwarx RT,0,RB`` (Power ISA book II, 4.6.2)."""
+_MOST_LOCK_BYTES = 1024
 _LOCK_TOKEN = 0x8000
 """The upper half of a taken lock on 64 bit; the lower one is the index of its owner's PACA (asm/simple_spinlock.h)."""
+_MSR_EXTERNAL = 0x8000
+"""MSR[EE]: external interrupts are taken (Power ISA book III, MSR)."""
 _IRQS_DISABLED = 1
 _HARDIRQ, _SOFTIRQ, _NMI = 0xF0000, 0x100, 0xF00000
 
@@ -76,7 +82,7 @@ def diagnose(kernel: Kernel, text: Text, cpu: CpuFacts) -> tuple[Diagnosis, ...]
         *_skipped(cpu),
         *_panicked_too(cpu),
         *_interrupts_off(kernel, text, cpu),
-        *_spinning(kernel, cpu),
+        *_spinning(kernel, text, cpu),
         *_in_firmware(cpu),
         *_in_nmi(kernel, cpu),
     ]
@@ -154,21 +160,23 @@ def _function_behind(kernel: Kernel, text: Text, pointer: int) -> Function | Non
 
 
 def _is_in_timer_interrupt(cpu: CpuFacts) -> bool:
-    """Whether a CPU that saved a note was in the handler of its timers, in whatever task's time."""
-    return cpu.has_note and any(frame.symbol == "hrtimer_interrupt" for frame in cpu.stack.frames)
+    """Whether a CPU was in the handler of its timers, in whatever task's time: an NMI interrupts that too."""
+    return any(frame.symbol == "hrtimer_interrupt" and not frame.may_have_returned for frame in cpu.stack.frames)
 
 
 def _is_disabled_by_code(kernel: Kernel, cpu: CpuFacts) -> bool:
-    """Whether code of a thread ran with interrupts disabled, by the kernel's own mask (64 bit): ``IRQS_DISABLED`` of
-    softe (asm/hw_irq.h), whether or not MSR[EE] says so too. Idle threads sleep like that, a vector's first instruction
-    is no code yet, and firmware has a diagnosis of its own.
+    """Whether code of a thread ran with interrupts disabled: by MSR[EE], or on 64 bit by the kernel's own mask,
+    ``IRQS_DISABLED`` of softe (asm/hw_irq.h), while MSR[EE] stays set until an interrupt comes. Idle threads sleep like
+    that, a vector's first instruction is no code yet, and firmware has a diagnosis of its own.
     """
     registers, arch = cpu.registers, kernel.arch
-    if registers is None or arch.paca_register is None or cpu.task is None or cpu.task.pid == 0:
+    if registers is None or cpu.task is None or cpu.task.pid == 0:
         return False
     if cpu.mode is not CpuMode.KERNEL or cpu.stack.stop_reason is StopReason.VECTOR_ENTRY:
         return False
-    return bool(registers.words[arch.registers.index("softe")] & _IRQS_DISABLED)
+    if not registers.words[arch.registers.index("msr")] & _MSR_EXTERNAL:
+        return True
+    return arch.paca_register is not None and bool(registers.words[arch.registers.index("softe")] & _IRQS_DISABLED)
 
 
 def _read_timer(kernel: Kernel, cpu: int) -> _Timer | None:
@@ -207,9 +215,9 @@ def _exact(kernel: Kernel, address: int, size_bytes: int) -> int:
     return int.from_bytes(kernel.memory.read_code(address, size_bytes), kernel.arch.byte_order)
 
 
-def _spinning(kernel: Kernel, cpu: CpuFacts) -> Iterator[Diagnosis]:
-    """A lock function that was interrupted in, with the lock in r3: taken, else the CPU was only passing."""
-    for function, lock in _locks_of(cpu):
+def _spinning(kernel: Kernel, text: Text, cpu: CpuFacts) -> Iterator[Diagnosis]:
+    """A lock function that was interrupted in, and its lock: taken, else the CPU was only passing."""
+    for function, lock in _locks_of(kernel, text, cpu):
         try:
             value = kernel.memory.number(lock, 4)
         except VmcoreError:
@@ -238,15 +246,35 @@ def _giving_way(cpu: CpuFacts) -> Iterator[str]:
             yield frame.symbol
 
 
-def _locks_of(cpu: CpuFacts) -> Iterator[tuple[str, int]]:
-    """The lock functions whose registers are known, with r3, innermost first."""
+def _locks_of(kernel: Kernel, text: Text, cpu: CpuFacts) -> Iterator[tuple[str, int]]:
+    """The lock functions whose registers are known, with the lock, innermost first."""
     for frame in cpu.stack.frames:
         if frame.symbol is None or not frame.symbol.startswith(_SPINNING) or frame.may_have_returned:
             continue
-        if frame.exception is not None and "r3" in frame.exception.registers:
-            yield frame.symbol, int(frame.exception.registers["r3"], 16)
+        number = _register_of_lock(kernel, text, int(frame.address, 16))
+        if number is None:
+            continue
+        if frame.exception is not None and f"r{number}" in frame.exception.registers:
+            yield frame.symbol, int(frame.exception.registers[f"r{number}"], 16)
         elif frame.level == 0 and cpu.registers is not None:
-            yield frame.symbol, cpu.registers.words[3]
+            yield frame.symbol, cpu.registers.words[number]
+
+
+def _register_of_lock(kernel: Kernel, text: Text, nip: int) -> int | None:
+    """The register that holds the lock from the function's first ``lwarx RT,0,RB`` on: RB; ``None`` before it. The
+    argument's own, r3, in code that cannot be read or has none.
+    """
+    function = text.function_at(nip)
+    if function is None:
+        return _ARGUMENT
+    try:
+        code = kernel.memory.code_words(function.start, min(function.end - function.start, _MOST_LOCK_BYTES) // 4)
+    except VmcoreError:
+        return _ARGUMENT
+    for place, word in enumerate(code):
+        if word & _RESERVING_MASK == _RESERVING:
+            return word >> 11 & 31 if nip >= function.start + 4 * place else None
+    return _ARGUMENT
 
 
 def _in_firmware(cpu: CpuFacts) -> Iterator[Diagnosis]:
