@@ -20,8 +20,8 @@ from crashbeam.schemas.codes import SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.cache import default_folder, is_of_system_map, is_profile_name, profile_name
 from crashbeam.vmcore.symbols.compiled import Arch
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.given import compile_file, read_profile, sources_of
-from crashbeam.vmcore.symbols.identity import FileKind
 from crashbeam.vmcore.symbols.index import INDEX_NAME, SymbolIndex, list_symbol_files
 from crashbeam.vmcore.symbols.profile import SUFFIX, VERSION, KernelProfile, exclusive, name_in_place
 from crashbeam.vmcore.symbols.store import ProfileStore

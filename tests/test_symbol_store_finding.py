@@ -16,10 +16,12 @@ from crashbeam.schemas.codes import MatchedBy, SymbolLayouts, SymbolNames, Warni
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import given as given_symbols
+from crashbeam.vmcore.symbols import identity as identities
 from crashbeam.vmcore.symbols import index as indexes
 from crashbeam.vmcore.symbols import store as stores
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
-from crashbeam.vmcore.symbols.identity import FileKind, identify
+from crashbeam.vmcore.symbols.file_kind import FileKind
+from crashbeam.vmcore.symbols.identity import identify
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.store import ProfileStore, SymbolSearch, WantedKernel
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
@@ -105,7 +107,7 @@ def test_in_a_folder_only_the_right_kernel_is_compiled_and_each_file_is_looked_i
     put(kernels, ".vmlinux-part", KERNEL)
     put(kernels, "notes", b"nothing")
     looked = Count(identify)
-    monkeypatch.setattr(indexes, "identify", looked)
+    monkeypatch.setattr(identities, "identify", looked)
     assert found(ProfileStore(tmp_path / "cache").find([str(kernels)], WANTED)).build_id == BUILD_ID
     assert sorted(looked.paths) == ["notes", "vmlinux-a.xz", "vmlinux-b"]
     wanted_other = WantedKernel(build_id=OTHER_ID)

@@ -19,7 +19,7 @@ from crashbeam.vmcore.symbols import cache as caches
 from crashbeam.vmcore.symbols import given as given_symbols
 from crashbeam.vmcore.symbols import profile as profiles
 from crashbeam.vmcore.symbols.compiled import CompiledKernel
-from crashbeam.vmcore.symbols.identity import FileKind
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.index import SymbolIndex
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux

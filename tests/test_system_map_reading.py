@@ -8,7 +8,8 @@ import pytest
 from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import system_map
-from crashbeam.vmcore.symbols.identity import FileKind, Identity, identify
+from crashbeam.vmcore.symbols.file_kind import FileKind
+from crashbeam.vmcore.symbols.identity import Identity, identify
 from crashbeam.vmcore.symbols.system_map import read_system_map
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
 

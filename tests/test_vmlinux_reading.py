@@ -13,7 +13,8 @@ from crashbeam.schemas.codes import SymbolLayouts, SymbolNames
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols import compressed, vmlinux
 from crashbeam.vmcore.symbols.compiled import ARCHES, Arch, CompiledKernel
-from crashbeam.vmcore.symbols.identity import FileKind, Identity, identify
+from crashbeam.vmcore.symbols.file_kind import FileKind
+from crashbeam.vmcore.symbols.identity import Identity, identify
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux
 from tests.builders.btf import Btf
 from tests.builders.dwarf import BASE, STRUCT, Dwarf, Entry, Unit, member

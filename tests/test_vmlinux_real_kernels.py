@@ -11,7 +11,8 @@ from elftools.elf.sections import SymbolTableSection
 from crashbeam.schemas.codes import SymbolLayouts
 from crashbeam.vmcore.symbols import btf, dwarf
 from crashbeam.vmcore.symbols.compressed import open_unpacked
-from crashbeam.vmcore.symbols.identity import FileKind, Identity, identify
+from crashbeam.vmcore.symbols.file_kind import FileKind
+from crashbeam.vmcore.symbols.identity import Identity, identify
 from crashbeam.vmcore.symbols.layouts import LAYOUTS
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 from crashbeam.vmcore.symbols.vmlinux import read_vmlinux

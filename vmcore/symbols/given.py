@@ -10,7 +10,7 @@ from pathlib import Path
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.cache import ProfileCache, name_of_build, profile_name
 from crashbeam.vmcore.symbols.compiled import CompiledKernel, release_of
-from crashbeam.vmcore.symbols.identity import FileKind
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.index import IndexEntry, SymbolFile, SymbolIndex, list_symbol_files
 from crashbeam.vmcore.symbols.matching import WantedKernel, is_decided
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile

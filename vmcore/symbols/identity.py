@@ -6,12 +6,12 @@ A compressed vmlinux need not be unpacked whole for that: its program headers sa
 
 import re
 import struct
-from enum import StrEnum
 
 from msgspec import Struct
 
 from crashbeam.vmcore.symbols import compressed
 from crashbeam.vmcore.symbols.compiled import Arch, ByteOrder
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.profile import MAGIC, KernelProfile
 
 _SNIFFED_BYTES = 4096
@@ -31,15 +31,6 @@ _ARCHES: dict[tuple[int, int, int], Arch] = {
 _BANNER = re.compile(rb"Linux version [^ \n\0]+ \([^\n\0]{1,512}\) #[0-9][^\n\0]{0,256}\n\0")
 """With a build number: since 6.1 a vmlinux also has the banner that ``init/version.c`` made before the last link."""
 _SYSTEM_MAP = re.compile(rb"([0-9a-f]{8}|[0-9a-f]{16}) [A-Za-z] [^ \n]+\n")
-
-
-class FileKind(StrEnum):
-    """What a file of symbols is."""
-
-    VMLINUX = "vmlinux"
-    SYSTEM_MAP = "system_map"
-    PROFILE = "profile"
-    OTHER = "other"
 
 
 class Identity(Struct, frozen=True):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from crashbeam.vmcore.errors import SymbolError
-from crashbeam.vmcore.symbols.identity import FileKind, identify
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.profile import KernelProfile, exclusive, write_profile
 
 INDEX_NAME = "index.json"
@@ -64,6 +64,9 @@ class SymbolIndex:
             self._entries = self._load()
         entry = self._entries.get(file.path)
         if entry is None or (entry.size_bytes, entry.modified_ns) != (file.size_bytes, file.modified_ns):
+            # A file that is known is not looked into: then what unpacks files is not needed either.
+            from crashbeam.vmcore.symbols.identity import identify
+
             found = identify(file.path)
             richness = KernelProfile.open(file.path).richness if found.kind is FileKind.PROFILE else None
             entry = IndexEntry(

@@ -23,6 +23,7 @@ from crashbeam.schemas.codes import MatchedBy, SymbolNames, WarningCode
 from crashbeam.vmcore.errors import SymbolError
 from crashbeam.vmcore.symbols.cache import ProfileCache, default_folder, profile_name
 from crashbeam.vmcore.symbols.compiled import CompiledKernel, release_of
+from crashbeam.vmcore.symbols.file_kind import FileKind
 from crashbeam.vmcore.symbols.matching import WantedKernel, same_addresses, same_build
 from crashbeam.vmcore.symbols.profile import KernelProfile, compile_profile
 
@@ -125,7 +126,6 @@ class ProfileStore:
         What is there already, whole and no poorer, stays. Raises SymbolError for a file that cannot be used.
         """
         from crashbeam.vmcore.symbols.given import compile_file, read_profile
-        from crashbeam.vmcore.symbols.identity import FileKind
 
         entry = self._index.entry_of(file)
         if entry.kind is FileKind.OTHER:
