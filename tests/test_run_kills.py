@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,11 @@ def every_child_of(process: subprocess.Popen[str], wanted: int, seconds: float =
     """The process ids of the workers, once there are so many."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and process.poll() is None:
-        found = [
-            int(child)
-            for thread in Path(f"/proc/{process.pid}/task").iterdir()
-            for child in (thread / "children").read_text().split()
-        ]
+        found: list[int] = []
+        # A thread may end between its being listed and its being read.
+        with suppress(OSError):
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
         if len(found) >= wanted:
             return found
         time.sleep(0.02)

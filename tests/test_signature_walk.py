@@ -47,6 +47,23 @@ def test_an_older_fault_is_not_the_one_of_the_text_either() -> None:
     assert GradeReason.NO_EXCEPTION_FRAME in found.reasons
 
 
+@pytest.mark.parametrize(
+    "inside",
+    [
+        ["udelay"],
+        ["enqueue_task", "hrtimer_interrupt", "timer_interrupt", frame("udelay", vector=0x900)],
+        ["__delay", frame("udelay", vector=0x500), "panic", "f_first"],
+    ],
+    ids=["waiting", "interrupted", "panicking again"],
+)
+def test_what_runs_inside_of_panic_is_no_part_of_the_crash(inside: list[Frame | str]) -> None:
+    """Without a crash kernel ``panic()`` waits for ever, with interrupts on, and a hypervisor's dump shows that."""
+    text = "Kernel panic - not syncing: no more room\n"
+    frames: list[Frame | str] = [*inside, "panic", "f_c", "f_b", "f_a", "system_call_exception"]
+    found = sign(report_with([cpu_with(0, frames)], text=text), shipped_rules()).signature
+    assert (found.class_, found.culprit, found.frames) == (CrashClass.PANIC, "f_c", ("f_c", "f_b", "f_a"))
+
+
 def test_the_tick_that_found_a_stall_ends_no_walk() -> None:
     tick = ["watchdog_timer_fn", "__hrtimer_run_queues", "hrtimer_interrupt", "timer_interrupt"]
     assert signed(["__crash_kexec", "panic", *tick, "spin", "worker_fn", "kthread"]).frames == ("spin", "worker_fn")

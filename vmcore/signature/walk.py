@@ -17,6 +17,7 @@ MAX_PERIOD = 8
 """The longest cycle of functions that is looked for."""
 RECURSIVE_PERIODS = 3
 MAX_SEQUENCE = 4096
+_PANIC = ("panic", "vpanic")
 
 
 class Start(Struct, frozen=True):
@@ -70,7 +71,7 @@ def find_start(stack: Points, class_: CrashClass, nip: int | None, rules: Rules)
 
 def walk(stack: Points, start: Start | None, class_: CrashClass, rules: Rules) -> Walk:
     """The functions of the stack that say something, from the start outward."""
-    place = 0 if start is None else start.place
+    place = _panic_on(stack) if start is None else start.place
     found = _outward(stack, place, class_, rules, certain=True)
     if not found.names:
         weak = _outward(stack, place, class_, rules, certain=False)
@@ -80,6 +81,18 @@ def walk(stack: Points, start: Start | None, class_: CrashClass, rules: Rules) -
     if class_ is CrashClass.HUNG_TASK:
         return _at_victim(found, rules)
     return _at_anchor(found, rules) if rule_of(class_).uses_anchors else found
+
+
+def _panic_on(stack: Points) -> int:
+    """The place of the outermost ``panic()`` on the stack, 0 without one: what runs inside of it, delays and interrupts
+    as long as nothing starts another kernel, is no part of the crash.
+    """
+    places = [
+        place
+        for place, point in enumerate(stack.points)
+        if point.is_certain and point.name is not None and point.name.function in _PANIC
+    ]
+    return places[-1] if places else 0
 
 
 def collapse(names: Sequence[FunctionName]) -> tuple[list[FunctionName], int, tuple[int, int] | None]:
