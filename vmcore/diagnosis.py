@@ -36,8 +36,6 @@ _RESERVING, _RESERVING_MASK = 0x7C000028, 0xFC1F07FE
 _MOST_LOCK_BYTES = 1024
 _LOCK_TOKEN = 0x8000
 """The upper half of a taken lock on 64 bit; the lower one is the index of its owner's PACA (asm/simple_spinlock.h)."""
-_MSR_EXTERNAL = 0x8000
-"""MSR[EE]: external interrupts are taken (Power ISA book III, MSR)."""
 _IRQS_DISABLED = 1
 _HARDIRQ, _SOFTIRQ, _NMI = 0xF0000, 0x100, 0xF00000
 
@@ -174,7 +172,7 @@ def _is_disabled_by_code(kernel: Kernel, cpu: CpuFacts) -> bool:
         return False
     if cpu.mode is not CpuMode.KERNEL or cpu.stack.stop_reason is StopReason.VECTOR_ENTRY:
         return False
-    if not registers.words[arch.registers.index("msr")] & _MSR_EXTERNAL:
+    if not registers.takes_interrupts:
         return True
     return arch.paca_register is not None and bool(registers.words[arch.registers.index("softe")] & _IRQS_DISABLED)
 

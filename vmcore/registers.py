@@ -7,6 +7,7 @@ import struct
 from msgspec import Struct
 
 from crashbeam.vmcore.arch.architecture import (
+    MSR_EXTERNAL_INTERRUPTS,
     MSR_INSTRUCTION_RELOCATE,
     MSR_LITTLE_ENDIAN,
     MSR_PROBLEM_STATE,
@@ -47,6 +48,11 @@ class Registers(Struct, frozen=True):
     def is_user(self) -> bool:
         """Whether a user process was running (MSR[PR])."""
         return bool(self.words[_MSR] & MSR_PROBLEM_STATE)
+
+    @property
+    def takes_interrupts(self) -> bool:
+        """Whether external interrupts were taken (MSR[EE]); 64-bit kernels mask them by softe instead, at first."""
+        return bool(self.words[_MSR] & MSR_EXTERNAL_INTERRUPTS)
 
     @property
     def is_translated(self) -> bool:

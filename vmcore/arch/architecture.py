@@ -19,8 +19,8 @@ MSR_PROBLEM_STATE = 0x4000
 """MSR[PR]: the registers are a user process'. The same bit in every PowerPC (Power ISA book III, MSR)."""
 MSR_INSTRUCTION_RELOCATE = 0x20
 """MSR[IR]: instruction addresses are translated (BookE: the address space)."""
-
-
+MSR_EXTERNAL_INTERRUPTS = 0x8000
+"""MSR[EE]: external interrupts and the decrementer are taken."""
 MSR_LITTLE_ENDIAN = 0x1
 """MSR[LE]: 64-bit kernels run in either byte order."""
 

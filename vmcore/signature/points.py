@@ -9,12 +9,11 @@ from msgspec.structs import replace
 
 from crashbeam.schemas.codes import StackKind, StopReason, Trust
 from crashbeam.schemas.crash_report import Cpu, Frame
+from crashbeam.vmcore.arch.architecture import MSR_PROBLEM_STATE
 from crashbeam.vmcore.oops import Oops, TraceLine
 from crashbeam.vmcore.signature.names import FunctionName
 from crashbeam.vmcore.signature.rules import Rules
 
-MSR_PR = 0x4000
-"""Problem state: the context is a user process' (Power ISA, Machine State Register)."""
 _VECTOR_MASK = 0xFFFF_FFF0
 """The low bits of ``pt_regs.trap`` are flags (``TRAP_FLAGS_MASK``)."""
 _CERTAIN = frozenset({Trust.REGISTERS, Trust.EXCEPTION, Trust.BACK_CHAIN, Trust.LINK_REGISTER})
@@ -177,7 +176,7 @@ def _context(registers: Mapping[str, str], trap: int) -> Context:
 
 
 def _is_user(context: Context) -> bool:
-    return context.msr is not None and bool(context.msr & MSR_PR)
+    return context.msr is not None and bool(context.msr & MSR_PROBLEM_STATE)
 
 
 def _number(digits: str | None) -> int | None:
